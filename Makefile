@@ -1,0 +1,46 @@
+# Thin: every line can also be run by hand from the root of the checkout.
+PYTHON ?= python3
+BIN := .venv/bin
+HFT := $(BIN)/hft
+DEMO := build/demo
+
+.PHONY: run setup test check format site results
+
+run: setup  ## build the database, rerun two papers and their baseline, regenerate README and site
+	$(HFT) build
+	$(HFT) run sft qi-finetuning-compromises vaccine --main --testbed micro --seeds 2 --ratios 0.1 --results $(DEMO)
+	$(HFT) readme
+	$(HFT) site
+
+setup: .venv/installed  ## create .venv with the tested versions
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[reproduce,dev]'
+	touch $@
+
+test: check  ## everything CI runs
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(HFT) fmt --check
+	$(HFT) check
+	$(HFT) results verify
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(HFT) fmt
+
+results: setup  ## measure what has no record yet: the default grid, 5 seeds
+	$(HFT) run --all --testbed micro --seeds 5
+	$(HFT) run --all --type defense --testbed micro --seeds 5 --ratios 0.1 --attack strong
+	$(HFT) readme
+
+site: setup
+	$(HFT) site --serve
