@@ -1,0 +1,1 @@
+"""Literature database, meta-analysis and generators of HFT Atlas; everything here works without torch."""

@@ -1,0 +1,88 @@
+"""Everything the generators show, read once: the catalogue, the measured numbers, the calibration.
+
+The one place where generators meet the files; from here on they see plain values.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catalog import measured, papers, studies
+from catalog.measured import Cell, Failure, Record
+from catalog.schema import Head, Paper
+from catalog.studies import Figure, Finding
+from reproduce import record
+from reproduce.calibration import calibration
+
+BASELINES = {"sft": "SFT, undefended", "non-aligned": "Never aligned"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Atlas:
+    """Catalogue entries by id and what was measured for them; `calibrations` by testbed."""
+
+    papers: dict[str, Paper]
+    head: Head
+    cells: list[Cell]
+    findings: list[Finding]
+    figures: list[Figure]
+    failed_studies: dict[str, tuple[Failure, ...]]
+    calibrations: dict[str, dict[str, Any]]
+    repository: str | None
+    records: int
+
+    def name(self, slug: str) -> str:
+        """What to call a method in a table: its nickname, else its slug, which is unique too."""
+        if slug in BASELINES:
+            return BASELINES[slug]
+        paper = self.papers.get(slug)
+        return (paper and paper.nickname) or slug
+
+    def who(self, cell: Cell) -> str:
+        """What to call an arm: its method, and the arm or the attack where that is what differs."""
+        name = self.name(cell.method)
+        if cell.arm == "main":
+            return name
+        return f"{name.partition(',')[0]} · {cell.arm}"
+
+    def of(self, paper: str) -> list[Cell]:
+        """All cells of one paper: its own runs, and its method under the attacks of others."""
+        return [cell for cell in self.cells if paper in (cell.paper, cell.method)]
+
+
+def read(root: Path) -> Atlas:
+    """Read papers.yaml and the run records of a checkout."""
+    results = root / "reproduce/results"
+    head, entries = papers.load(root / "papers.yaml")
+    records = list(record.read(results))
+    return assemble(head, entries, records, calibration(records), _repository(root))
+
+
+def assemble(
+    head: Head,
+    entries: Iterable[Paper],
+    records: Sequence[Record],
+    calibrations: Mapping[str, dict[str, Any]],
+    repository: str | None = None,
+) -> Atlas:
+    """Put catalogue entries and run records together."""
+    return Atlas(
+        papers={paper.id: paper for paper in entries},
+        head=head,
+        cells=measured.cells(records),
+        findings=studies.findings(records),
+        figures=studies.figures(records),
+        failed_studies=studies.failed(records),
+        calibrations=dict(calibrations),
+        repository=repository,
+        records=len(records),
+    )
+
+
+def _repository(root: Path) -> str | None:
+    """Address of the repository, from `[project.urls]` of pyproject.toml; None when it is not given."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+    address = project.get("urls", {}).get("Repository")
+    return str(address).rstrip("/") if address else None

@@ -1,0 +1,109 @@
+"""The measured side of a claim: one arm minus another under the conditions the claim names.
+
+What comes out is a number with its interval. Whether a claim holds is for the verdict rule to say.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from catalog.measured import Cell, canonical
+from catalog.meta import effects
+from catalog.meta.effects import Estimate
+from catalog.schema import MetricTest
+
+PROPORTIONS = {
+    "harmful_score": "harmful",
+    "fine_tune_accuracy": "accuracy",
+    "harmful_score_plus": "harmful_plus",
+    "refusal": "refusal",
+    "over_refusal": "over_refusal",
+    "benign_help": "benign_help",
+}
+MECHANISMS = {
+    "alignment_loss": "alignment_loss",
+    "harmful_loss": "harmful_loss_unseen",
+    "embedding_drift": "embedding_drift",
+}
+VARIED = ("attack", "ratio", "n")
+
+
+class Contrast(NamedTuple):
+    """A measured contrast under the condition of its left arm; relative when the test's scale is ratio."""
+
+    cell: Cell
+    estimate: Estimate
+
+
+def measure(test: MetricTest, paper: str, found: Sequence[Cell]) -> list[Contrast]:
+    """Measure the contrast of a claim of `paper` in every condition that was run; empty when none was.
+
+    Arms are paired under the same condition, or, when an arm is itself an attack, under the same
+    condition apart from the attack.
+    """
+    left, right = test.contrast.split(" - ")
+    measured = []
+    for cell in _side(left, paper, test, found):
+        other = _counterpart(cell, list(_side(right, paper, test, found)))
+        estimate = _estimate(test, (cell, left), (other, right)) if other else None
+        if estimate:
+            measured.append(Contrast(cell, estimate))
+    return measured
+
+
+def _side(name: str, paper: str, test: MetricTest, found: Iterable[Cell]) -> Iterable[Cell]:
+    for cell in found:
+        if name in ("sft", "aligned"):
+            named = cell.method == "sft"
+        elif name == "non-aligned":
+            named = cell.method == name
+        else:
+            named = cell.paper == paper and cell.arm == ("main" if name == "method" else name)
+        if named and cell.runs and _meets(test, cell):
+            yield cell
+
+
+def _meets(test: MetricTest, cell: Cell) -> bool:
+    graded = cell.attack.get("strength")
+    return (test.ratio is None or cell.ratio in (test.ratio, None)) and graded in (test.attack, None)
+
+
+def _counterpart(cell: Cell, others: list[Cell]) -> Cell | None:
+    same = [other for other in others if canonical(other.condition) == canonical(cell.condition)]
+    kept = _apart(cell)
+    alike = [other for other in others if _apart(other) == kept]
+    return next(iter(same or (alike if len(alike) == 1 else [])), None)
+
+
+def _apart(cell: Cell) -> str:
+    return canonical({key: value for key, value in cell.condition.items() if key not in VARIED})
+
+
+def _estimate(test: MetricTest, left: tuple[Cell, str], right: tuple[Cell, str]) -> Estimate | None:
+    plain = "aligned" not in (left[1], right[1]) and test.scale == "points"
+    name = PROPORTIONS.get(test.metric)
+    if name and plain:
+        ours, theirs = left[0].outcomes(name), right[0].outcomes(name)
+        return effects.difference(ours, theirs) if ours.keys() & theirs.keys() else None
+    ours_by_seed, theirs_by_seed = (_by_seed(cell, side, test.metric) for cell, side in (left, right))
+    shared = sorted(ours_by_seed.keys() & theirs_by_seed.keys())
+    pairs = [(ours_by_seed[seed], theirs_by_seed[seed]) for seed in shared]
+    if test.scale == "ratio":
+        gaps = [(ours - theirs) / theirs for ours, theirs in pairs if theirs]
+    else:
+        gaps = [ours - theirs for ours, theirs in pairs]
+    return effects.over_seeds(gaps) if gaps else None
+
+
+def _by_seed(cell: Cell, side: str, metric: str) -> dict[int, float]:
+    """One number per seed: after fine-tuning, or before it for the side called aligned."""
+    values = {}
+    for run in cell.runs:
+        if name := PROPORTIONS.get(metric):
+            counted = run["before" if side == "aligned" else "metrics"].get(name)
+            value = counted["k"] / counted["n"] if counted else None
+        else:
+            name = MECHANISMS[metric] + ("_before" if side == "aligned" else "")
+            value = run["mechanisms"].get(name)
+        if value is not None:
+            values[run["spec"]["seed"]] = float(value)
+    return values

@@ -1,0 +1,150 @@
+"""What `hft check` says about everything beside the entries: format, schema, modules, records, README."""
+
+import ast
+import importlib.util
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from catalog import schema
+from catalog.canonical import canonical
+from catalog.papers import FILE, Catalogue
+from catalog.problems import Problem, RefusedError, did_you_mean
+from catalog.taxonomy import BASELINES
+from reproduce import find, record
+
+Record = dict[str, Any]
+RESULTS = Path("reproduce", "results")
+
+
+def check(root: Path, catalogue: Catalogue) -> list[Problem]:
+    """Problems of the file's format, the JSON Schema, the modules, the records and the README."""
+    problems = [*format_is_canonical(catalogue), *schema_is_current(), *readme_is_current(root)]
+    try:
+        modules, records = reproduction(root)
+    except RefusedError as refused:
+        return [*problems, *refused.problems]
+    return [
+        *problems,
+        *modules_have_entries(catalogue, modules),
+        *records_have_entries(catalogue, records),
+        *versions_follow_modules(catalogue, modules, records),
+        *records_are_intact(root),
+    ]
+
+
+def reproduction(root: Path) -> tuple[dict[str, find.Module], list[Record]]:
+    """All modules and records; RefusedError names a file that cannot be read as one."""
+    try:
+        return find.modules(), list(record.read(root / RESULTS))
+    except ValueError as error:
+        where, _, message = str(error).partition(": ")
+        reason, _, fix = message.partition("; ")
+        raise RefusedError([Problem("unreadable", where, "", reason, fix or "rename or remove it")]) from error
+
+
+def format_is_canonical(catalogue: Catalogue) -> Iterator[Problem]:
+    """papers.yaml reads as `hft fmt` writes it; silent when an unquoted id, told elsewhere, forbids that."""
+    try:
+        text = canonical(catalogue.document)
+    except RefusedError as refused:
+        yield from (problem for problem in refused.problems if problem.code == "format")
+        return
+    if text != catalogue.document.text:
+        lines = zip(text.splitlines(), catalogue.document.text.splitlines(), strict=False)
+        number = next((n for n, (new, old) in enumerate(lines, 1) if new != old), 1)
+        yield Problem("format", f"{FILE}:{number}", "", "not in canonical form from this line on", "run `hft fmt`")
+
+
+def schema_is_current() -> Iterator[Problem]:
+    """The JSON Schema beside the package is the one of the models."""
+    file = schema.SCHEMA_FILE
+    if not file.is_file() or file.read_text(encoding="utf-8") != schema.json_schema():
+        yield Problem("schema-drift", f"catalog/{file.name}:1", "", "differs from catalog/schema.py", "run `hft fmt`")
+
+
+def modules_have_entries(catalogue: Catalogue, modules: dict[str, find.Module]) -> Iterator[Problem]:
+    """Every module is named by the entry with its arXiv id, and every named module exists."""
+    named = set()
+    for index, paper in catalogue.numbered():
+        if not paper.reproduction:
+            continue
+        place, name = ("papers", index, "reproduction", "module"), paper.reproduction.module
+        named.add(name)
+        if name not in modules:
+            message = f"module {name} does not exist"
+            fix = f"write reproduce/papers/{name}.py, or correct the name or remove `reproduction:`"
+            yield catalogue.document.problem("entry-without-module", place, message, fix)
+        elif modules[name].arxiv != paper.ids.arxiv:
+            message = f"module {name} is of arXiv {modules[name].arxiv}, the entry of {paper.ids.arxiv}"
+            yield catalogue.document.problem("module-mismatch", place, message, "name the module after the entry's id")
+    for name in sorted(modules.keys() - named):
+        message = f"no entry names the module {name}"
+        fix = f"add `reproduction: {{module: {name}}}` to the entry of arXiv {modules[name].arxiv} in {FILE}"
+        yield Problem("module-without-entry", f"reproduce/papers/{name}.py:1", "", message, fix)
+
+
+def records_have_entries(catalogue: Catalogue, records: Iterable[Record]) -> Iterator[Problem]:
+    """Records speak only of papers in the catalogue and of the baselines."""
+    known = {paper.id for paper in catalogue.papers} | BASELINES.keys()
+    unknown = {entry["spec"]["paper"]: entry for entry in records if entry["spec"]["paper"] not in known}
+    for slug, entry in sorted(unknown.items()):
+        where = f"{RESULTS}/{entry['spec']['testbed']}/{slug}"
+        yield Problem(
+            "record-without-entry",
+            where,
+            slug,
+            f"records of an unknown paper '{slug}'",
+            did_you_mean(slug, known),
+        )
+
+
+def versions_follow_modules(
+    catalogue: Catalogue, modules: dict[str, find.Module], records: Iterable[Record]
+) -> Iterator[Problem]:
+    """A module that changed since its records were made has a higher version than they have."""
+    sources: dict[tuple[str, int], set[str]] = {}
+    for entry in records:
+        spec = entry["spec"]
+        sources.setdefault((spec["paper"], spec["version"]), set()).add(entry["digests"].get("source", ""))
+    for paper in catalogue.papers:
+        module = modules.get(paper.reproduction.module) if paper.reproduction else None
+        if not module:
+            continue
+        version = module_version(module.path)
+        if sources.get((paper.id, version), set()) - {module.digest, ""}:
+            message = f"{module.name} changed, but version {version} has records of another source"
+            fix = f"set `version = {version + 1}` in the module, or undo the change"
+            yield Problem("version-not-bumped", f"reproduce/papers/{module.name}.py:1", paper.id, message, fix)
+
+
+def module_version(path: Path) -> int:
+    """The `version` a module's class declares, read without importing it; 1 when it declares none."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            for line in node.body:
+                targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+                value = getattr(line, "value", None)
+                if any(isinstance(t, ast.Name) and t.id == "version" for t in targets) and isinstance(
+                    value, ast.Constant
+                ):
+                    return int(str(value.value))
+    return 1
+
+
+def records_are_intact(root: Path) -> Iterator[Problem]:
+    """Keys and digests of all records derive from their contents."""
+    for fault in record.verify(root / RESULTS):
+        where = Path(fault["path"]).relative_to(root)
+        yield Problem("record-broken", str(where), where.parent.name, fault["message"], fault["fix"])
+
+
+def readme_is_current(root: Path) -> Iterator[Problem]:
+    """The generated regions of the README are what `hft readme` would write."""
+    if importlib.util.find_spec("catalog.readme") is None or not (root / "README.md").is_file():
+        return
+    from catalog import readme
+
+    for region in readme.drift(root):
+        message = region.removeprefix("README.md: ").partition(";")[0]
+        yield Problem("readme-drift", "README.md:1", "", message, "run `hft readme`")

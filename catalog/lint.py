@@ -1,0 +1,220 @@
+"""What `hft check` says about the entries: one function a rule, each yielding problems with line and fix."""
+
+import datetime
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from rapidfuzz import fuzz
+
+from catalog import ids, integrity
+from catalog.papers import FILE, Catalogue, Document, read, validate
+from catalog.problems import Problem, RefusedError, did_you_mean
+from catalog.taxonomy import BASELINES
+
+SECRET = re.compile(r"(?i)(access_?)?token|api_?key|key|sig(nature)?|secret|password|auth|expires|x-amz-.*")
+TRACKER = re.compile(r"(?i)utm_.*|fbclid|gclid|mc_[ce]id|ref|ref_src|source|share|si|igsh")
+BUILT_HOSTS = ("arxiv.org", "openreview.net", "doi.org", "dx.doi.org", "aclanthology.org")
+EXPIRING_HOSTS = ("anonymous.4open.science", "anonymous.github.io")
+RESERVED = (*BASELINES, "poison")
+SAME_TITLE = 95.0  # rapidfuzz ratio; 100 means equal
+
+
+def check(root: Path) -> list[Problem]:
+    """All problems and warnings of the catalogue in `root` and of everything derived from it."""
+    try:
+        catalogue, problems = examine(read(root / FILE))
+    except RefusedError as refused:
+        return refused.problems
+    return problems + integrity.check(root, catalogue)
+
+
+def examine(document: Document) -> tuple[Catalogue, list[Problem]]:
+    """The valid part of a document, and the problems of its entries in file order."""
+    catalogue, problems = validate(document)
+    for rule in RULES:
+        problems += rule(catalogue)
+    return catalogue, sorted(problems, key=lambda problem: int(problem.where.rpartition(":")[2]))
+
+
+def sound(path: Path) -> Catalogue:
+    """The catalogue in a file whose entries have no problem (warnings pass); RefusedError otherwise."""
+    catalogue, problems = examine(read(path))
+    if errors := [problem for problem in problems if not problem.warning]:
+        raise RefusedError(errors)
+    return catalogue
+
+
+def stage_fits_type(catalogue: Catalogue) -> Iterator[Problem]:
+    """A stage belongs to every defense and to nothing else."""
+    for index, paper in catalogue.numbered():
+        if paper.stage and paper.type != "defense":
+            message = f"stage on a paper of type {paper.type}"
+            yield catalogue.document.problem(
+                "stage-on-non-defense",
+                ("papers", index, "stage"),
+                message,
+                "remove `stage:` or set type: defense",
+            )
+        if not paper.stage and paper.type == "defense":
+            message, fix = (
+                "a defense without stage",
+                "add stage: pre-training, alignment, fine-tuning or post-fine-tuning",
+            )
+            yield catalogue.document.problem("stage-missing", ("papers", index, "type"), message, fix)
+
+
+def tags_are_known(catalogue: Catalogue) -> Iterator[Problem]:
+    """Tags come from the list in the head of the file, each once an entry."""
+    known = catalogue.head.tags if catalogue.head else {}
+    for index, paper in catalogue.numbered():
+        for position, tag in enumerate(paper.tags):
+            place = ("papers", index, "tags", position)
+            if catalogue.head and tag not in known:
+                yield catalogue.document.problem("unknown-tag", place, f"unknown tag '{tag}'", did_you_mean(tag, known))
+            if tag in paper.tags[:position]:
+                yield catalogue.document.problem("repeated-tag", place, f"tag '{tag}' twice", "remove one of them")
+
+
+def venues_are_normal(catalogue: Catalogue) -> Iterator[Problem]:
+    """Venues are in the head's list, accepted unless a preprint server, and not before the first date."""
+    known = catalogue.head.venues if catalogue.head else {}
+    for index, paper in catalogue.numbered():
+        place, venue = ("papers", index, "venue"), paper.venue
+        if catalogue.head and venue.name not in known:
+            name = re.sub(r"[\s'’]*(\d{2}|\d{4})$", "", venue.name)
+            message, fix = (
+                f"unknown venue '{venue.name}'",
+                did_you_mean(name, known) + " The year stands in `year`.",
+            )
+            yield catalogue.document.problem("unknown-venue", place, message, fix)
+        elif catalogue.head and (known[venue.name].kind == "preprint") != (venue.status == "preprint"):
+            message = f"status {venue.status} at {venue.name}, which is a {known[venue.name].kind}"
+            fix = "preprints stand as {name: arXiv, year: …, track: null, status: preprint}"
+            yield catalogue.document.problem("venue-status", place, message, fix)
+        if venue.year < paper.date.year:
+            message = f"venue year {venue.year} lies before the first public date {paper.date}"
+            yield catalogue.document.problem("venue-year", place, message, "correct the year of the venue or the date")
+
+
+def dates_fit(catalogue: Catalogue) -> Iterator[Problem]:
+    """Dates lie in the past and near the month of the arXiv id, unless an earlier posting is named."""
+    today = datetime.date.today()
+    for index, paper in catalogue.numbered():
+        place = ("papers", index, "date")
+        if paper.date > today:
+            message = f"date {paper.date} lies in the future"
+            yield catalogue.document.problem(
+                "date-in-future", place, message, "give the day of the first public version"
+            )
+        for name in ("added", "checked"):
+            if (day := getattr(paper.curation, name)) > today:
+                curation = ("papers", index, "curation")
+                message = f"curation.{name} {day} lies in the future"
+                yield catalogue.document.problem("date-in-future", curation, message, "give the day it was done")
+        if not paper.ids.arxiv:
+            continue
+        year, month = ids.arxiv_month(paper.ids.arxiv)
+        late = (paper.date.year - year) * 12 + paper.date.month - month
+        if late > 0:
+            message = f"date {paper.date} lies after the month of arXiv {paper.ids.arxiv}"
+            fix = "give the day of version 1 (or of an earlier posting), or correct the arXiv id"
+            yield catalogue.document.problem("date-after-arxiv", place, message, fix)
+        if late < -1 and not (paper.ids.openreview or paper.ids.doi or paper.ids.acl):
+            message = f"date {paper.date} lies more than a month before arXiv {paper.ids.arxiv}"
+            fix = "name the earlier posting in ids (openreview, doi or acl), or correct the date"
+            yield catalogue.document.problem("date-before-arxiv", place, message, fix)
+
+
+def names_are_single(catalogue: Catalogue) -> Iterator[Problem]:
+    """No slug, nickname or outside id stands in two entries, and no slug is that of a baseline."""
+    seen: dict[str, str] = {}
+    for index, paper in catalogue.numbered():
+        for key, value in (("id", paper.id), ("nickname", paper.nickname), *paper.ids.given().items()):
+            place = ("papers", index, key) if key in ("id", "nickname") else ("papers", index, "ids", key)
+            name = f"{key} {value}".casefold()
+            if value and name in seen:
+                message = f"{key} {value} stands already in entry '{seen[name]}'"
+                fix = "merge the two entries into one that has all ids, or correct the wrong one"
+                yield catalogue.document.problem("duplicate", place, message, fix)
+            if key == "id" and value in RESERVED:
+                message = f"id '{value}' is that of a baseline"
+                yield catalogue.document.problem("reserved-id", place, message, "choose another slug")
+            seen.setdefault(name, paper.id)
+
+
+def titles_are_single(catalogue: Catalogue) -> Iterator[Problem]:
+    """No two entries within a year have nearly the same title."""
+    titles = [re.sub(r"\W+", " ", paper.title.casefold()).strip() for paper in catalogue.papers]
+    for later, (index, paper) in enumerate(catalogue.numbered()):
+        for earlier, other in enumerate(catalogue.papers[:later]):
+            near_in_time = abs((paper.date - other.date).days) <= 366
+            if near_in_time and fuzz.ratio(titles[later], titles[earlier]) >= SAME_TITLE:
+                message = f"title nearly equal to that of entry '{other.id}', less than a year apart"
+                fix = "if they are one paper (arXiv and OpenReview twins), merge them into one entry"
+                yield catalogue.document.problem("duplicate", ("papers", index, "title"), message, fix)
+
+
+def links_are_clean(catalogue: Catalogue) -> Iterator[Problem]:
+    """Links use https, carry no token, tracker or query, and repeat no address that an id gives."""
+    for index, paper in catalogue.numbered():
+        for kind, link in paper.links.model_dump(exclude_none=True).items():
+            for code, message, fix in _faults(link):
+                yield catalogue.document.problem(code, ("papers", index, "links", kind), f"{kind} {message}", fix)
+            if kind == "code" and urlsplit(link).hostname in EXPIRING_HOSTS:
+                message = f"code link to an anonymous host, which expires: {link}"
+                fix = "link the authors' public repository once there is one"
+                place = ("papers", index, "links", kind)
+                yield catalogue.document.problem("link-expiring", place, message, fix, warning=True)
+
+
+def _faults(link: str) -> Iterator[tuple[str, str, str]]:
+    parts = urlsplit(link)
+    host = (parts.hostname or "").removeprefix("www.")
+    if parts.scheme == "http":
+        yield "link-http", f"link without encryption: {link}", f"write https:{link.removeprefix('http:')}"
+    if parts.username or parts.password:
+        yield (
+            "link-token",
+            f"link carries credentials for {host}",
+            "remove them, and revoke them if they are real",
+        )
+    if host in BUILT_HOSTS:
+        yield "link-built", f"link {link} repeats an id", "put the id under `ids:`; the link is built from it"
+    bare = link.partition("?")[0]
+    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    if any(SECRET.fullmatch(name) for name in names):
+        yield (
+            "link-token",
+            f"link to {host} carries a token",
+            f"write {bare} (and revoke the token if it is real)",
+        )
+    elif any(TRACKER.fullmatch(name) for name in names):
+        yield "link-tracker", f"link carries a tracker: {link}", f"write {bare}"
+    elif "?" in link:
+        yield "link-query", f"link carries a stray query: {link}", f"write {bare}"
+
+
+def claims_are_single(catalogue: Catalogue) -> Iterator[Problem]:
+    """Within an entry each claim has an id of its own."""
+    for index, paper in catalogue.numbered():
+        names = [claim.id for claim in paper.claims]
+        for position, name in enumerate(names):
+            if name in names[:position]:
+                place = ("papers", index, "claims", position)
+                yield catalogue.document.problem(
+                    "duplicate-claim", place, f"claim {name} twice", "number claims C1, C2, …"
+                )
+
+
+RULES: tuple[Callable[[Catalogue], Iterator[Problem]], ...] = (
+    stage_fits_type,
+    tags_are_known,
+    venues_are_normal,
+    dates_fit,
+    names_are_single,
+    titles_are_single,
+    links_are_clean,
+    claims_are_single,
+)

@@ -1,0 +1,209 @@
+"""Run records to measured numbers: seeds become one value with its interval here and nowhere else.
+
+A cell is everything that was measured under one condition with one arm: all its seeds. Records stay
+what they are; nothing computed here is ever written back to them.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from catalog.meta import effects
+from catalog.meta.effects import Estimate
+
+Record = Mapping[str, Any]
+
+METRICS = ("harmful", "accuracy", "harmful_plus", "refusal", "over_refusal", "benign_help", "coherent")
+IDENTITY = ("kind", "paper", "arm", "version", "method", "study", "seed")
+"""Fields of a spec that say who was run; all others together are the condition it was run under."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Seeds that gave no numbers, and why."""
+
+    status: str
+    reason: str
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One arm under one condition, over its seeds; proportions are 0–1.
+
+    `versus_sft` pairs each metric with the SFT twin and is empty for SFT itself and where no twin was run.
+    """
+
+    paper: str
+    arm: str
+    version: int
+    method: str
+    settings: dict[str, Any]
+    condition: dict[str, Any]
+    runs: tuple[Record, ...] = field(repr=False)
+    failures: tuple[Failure, ...]
+    metrics: dict[str, Estimate]
+    before: dict[str, Estimate]
+    mechanisms: dict[str, Estimate]
+    versus_sft: dict[str, Estimate] = field(default_factory=dict)
+
+    @property
+    def attack(self) -> dict[str, Any]:
+        return dict(self.condition.get("attack") or {})
+
+    @property
+    def ratio(self) -> float | None:
+        ratio = self.condition.get("ratio")
+        return None if ratio is None else float(ratio)
+
+    @property
+    def seeds(self) -> int:
+        return len(self.runs)
+
+    def outcomes(self, name: str) -> dict[int, str]:
+        """Outcome string of each seed that has this metric."""
+        return {run["spec"]["seed"]: run["metrics"][name]["outcomes"] for run in self.runs if name in run["metrics"]}
+
+
+def cells(records: Iterable[Record]) -> list[Cell]:
+    """Group run records into cells with intervals, each paired with its SFT twin where one exists.
+
+    Only the newest version of an arm counts. A record repeated on another machine does not add a seed:
+    the one made first stands. Sorted by paper, arm and condition.
+    """
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in newest(record for record in records if record["spec"]["kind"] == "run"):
+        spec = record["spec"]
+        who = [spec["paper"], spec["arm"], spec["version"], spec["method"]]
+        groups[canonical([*who, condition(spec)])].append(record)
+    found = [_cell(groups[key]) for key in sorted(groups)]
+    twins = {canonical(cell.condition): cell for cell in reversed(found) if cell.method == "sft"}
+    return [_paired(cell, twins.get(canonical(cell.condition))) for cell in found]
+
+
+def frame(found: Iterable[Cell]) -> pd.DataFrame:
+    """Lay cells out as a tidy table, one row per cell.
+
+    Columns: who (paper, arm, version, method, settings), the fields of the condition (attack and strength
+    or level apart), and for each metric its value, _low, _high, _prompts, and _vs_sft with its bounds.
+    """
+    return pd.DataFrame([_row(cell) for cell in found])
+
+
+def condition(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was done under, without who was run: twins agree in it."""
+    return {key: spec[key] for key in sorted(spec) if key not in IDENTITY}
+
+
+def curve(cell: Cell, name: str) -> tuple[list[float], list[float]]:
+    """Steps and mean over seeds of one recorded curve; empty when no run has it."""
+    curves = [run["curves"] for run in cell.runs if name in run.get("curves", {})]
+    alike = [one for one in curves if one["step"] == curves[0]["step"]]
+    if not alike:
+        return [], []
+    columns = zip(*(one[name] for one in alike), strict=True)
+    return list(alike[0]["step"]), [sum(column) / len(alike) for column in columns]
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def newest(records: Iterable[Record]) -> list[Record]:
+    """Drop superseded versions and repeats of a key."""
+    first: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: (record["made"], record["key"])):
+        first.setdefault(record["key"], record)
+    latest: dict[tuple[str, ...], int] = defaultdict(int)
+    for record in first.values():
+        latest[_line(record)] = max(latest[_line(record)], record["spec"]["version"])
+    return [record for record in first.values() if record["spec"]["version"] == latest[_line(record)]]
+
+
+def _line(record: Record) -> tuple[str, ...]:
+    spec = record["spec"]
+    return spec["testbed"], spec["protocol"], spec["paper"], spec["arm"]
+
+
+def _cell(group: list[Record]) -> Cell:
+    spec = group[0]["spec"]
+    runs = fine(group)
+    return Cell(
+        paper=spec["paper"],
+        arm=spec["arm"],
+        version=spec["version"],
+        method=spec["method"]["paper"],
+        settings={key: value for key, value in spec["method"].items() if key != "paper"},
+        condition=condition(spec),
+        runs=runs,
+        failures=failures(group),
+        metrics={
+            name: effects.arm({run["spec"]["seed"]: run["metrics"][name]["outcomes"] for run in runs})
+            for name in METRICS
+            if runs and all(name in run["metrics"] for run in runs)
+        },
+        before=_before(runs),
+        mechanisms={
+            name: effects.over_seeds([run["mechanisms"][name] for run in runs])
+            for name in (runs[0]["mechanisms"] if runs else {})
+            if all(run["mechanisms"].get(name) is not None for run in runs)
+        },
+    )
+
+
+def fine(group: Iterable[Record]) -> tuple[Record, ...]:
+    fine = (record for record in group if record["status"] == "ok")
+    return tuple(sorted(fine, key=lambda record: record["spec"]["seed"]))
+
+
+def failures(group: Iterable[Record]) -> tuple[Failure, ...]:
+    seeds: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for record in group:
+        if record["status"] != "ok":
+            reason = record["reason"] or "no reason recorded"
+            seeds[record["status"], reason].append(record["spec"]["seed"])
+    return tuple(Failure(*why, tuple(sorted(which))) for why, which in sorted(seeds.items()))
+
+
+def _before(runs: Sequence[Record]) -> dict[str, Estimate]:
+    found = {}
+    for name in METRICS:
+        counted = [run["before"][name] for run in runs if name in run["before"]]
+        if counted and len({count["n"] for count in counted}) == 1:
+            found[name] = effects.counts([count["k"] for count in counted], counted[0]["n"])
+    return found
+
+
+def _paired(cell: Cell, twin: Cell | None) -> Cell:
+    if twin is None or twin is cell or cell.method == "sft":
+        return cell
+    gaps = {
+        name: effects.difference(cell.outcomes(name), twin.outcomes(name))
+        for name in METRICS
+        if cell.outcomes(name).keys() & twin.outcomes(name).keys()
+    }
+    return replace(cell, versus_sft=gaps)
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    attack = cell.attack
+    row: dict[str, Any] = {
+        "paper": cell.paper,
+        "arm": cell.arm,
+        "version": cell.version,
+        "method": cell.method,
+    }
+    row |= {"settings": canonical(cell.settings), **cell.condition, "attack": attack.get("paper")}
+    row |= {"level": attack.get("strength", attack.get("level")), "seeds": cell.seeds}
+    row["failed"] = sum(len(failure.seeds) for failure in cell.failures)
+    for name, estimate in cell.metrics.items():
+        row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        row[f"{name}_prompts"] = estimate.prompts
+    for name, gap in cell.versus_sft.items():
+        row |= {f"{name}_vs_sft": gap.value, f"{name}_vs_sft_low": gap.low, f"{name}_vs_sft_high": gap.high}
+    return row

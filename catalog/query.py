@@ -1,0 +1,166 @@
+"""The read side of the database: rows for people and JSON, data frames for analysis and pages."""
+
+import re
+from typing import Any, TypedDict
+
+import pandas as pd
+from sqlalchemy import Engine, text
+from sqlmodel import Session, col, select
+
+from catalog import schema
+from catalog.tables import Author, Authorship, Paper, Run, Tag, Tagging
+from catalog.taxonomy import PaperType, Stage, Status
+
+
+class PaperRow(TypedDict):
+    """One line of `hft list`."""
+
+    id: str
+    title: str
+    nickname: str | None
+    authors: list[str]
+    date: str
+    venue: str
+    year: int
+    type: str
+    stage: str | None
+    tags: list[str]
+    arxiv: str | None
+    status: str
+
+
+class Hit(TypedDict):
+    """One line of `hft search`: best first, `snippet` with the matches in square brackets."""
+
+    id: str
+    title: str
+    score: float
+    snippet: str
+
+
+def papers(
+    engine: Engine,
+    *,
+    kind: PaperType | None = None,
+    stage: Stage | None = None,
+    year: int | None = None,
+    tag: str | None = None,
+    status: Status | None = None,
+) -> list[PaperRow]:
+    """Papers that pass all filters, by date; `year` is that of the first public version."""
+    wanted = select(Paper).order_by(col(Paper.date), col(Paper.id))
+    for column, value in ((Paper.type, kind), (Paper.stage, stage), (Paper.status, status)):
+        if value is not None:
+            wanted = wanted.where(column == value)
+    if tag is not None:
+        wanted = wanted.where(col(Paper.id).in_(select(Tagging.paper).where(Tagging.tag == tag)))
+    with Session(engine) as session:
+        tagged = _grouped(session.exec(select(Tagging.paper, Tagging.tag)).all())
+        wrote = select(Authorship.paper, Author.name).join(Author).order_by(col(Authorship.position))
+        authors = _grouped(session.exec(wrote).all())
+        found = session.exec(wanted).all()
+        return [_row(paper, authors, tagged) for paper in found if year is None or paper.date.year == year]
+
+
+def tags(engine: Engine) -> dict[str, str]:
+    """The controlled list of tags with their meanings, in file order."""
+    with Session(engine) as session:
+        return {tag.name: tag.meaning for tag in session.exec(select(Tag).order_by(text("rowid"))).all()}
+
+
+def search(engine: Engine, words: str, limit: int = 20) -> list[Hit]:
+    """Papers with all words in title, authors, tags, claims or ids, best first; the last may be cut short."""
+    tokens = re.findall(r"\w+", words)
+    if not tokens:
+        return []
+    match = " ".join(f'"{token}"' for token in tokens) + "*"
+    query = text(
+        "SELECT s.id, p.title, -bm25(paper_search, 0, 10, 10, 5, 4, 2, 8) AS score, "
+        "snippet(paper_search, -1, '[', ']', '…', 16) AS snippet "
+        "FROM paper_search AS s JOIN paper AS p ON p.id = s.id "
+        "WHERE paper_search MATCH :match ORDER BY score DESC, s.id LIMIT :limit"
+    )
+    with engine.connect() as connection:
+        rows = connection.execute(query, {"match": match, "limit": limit}).mappings()
+        return [Hit(id=r["id"], title=r["title"], score=round(r["score"], 4), snippet=r["snippet"]) for r in rows]
+
+
+def show(engine: Engine, paper: schema.Paper) -> dict[str, Any]:
+    """Everything known of one paper, ready for JSON: entry, addresses, status, number of runs by state."""
+    with Session(engine) as session:
+        row = session.get_one(Paper, paper.id)
+        states = session.exec(select(Run.testbed, Run.status).where(Run.paper == paper.id)).all()
+    runs: dict[str, dict[str, int]] = {}
+    for testbed, status in states:
+        counts = runs.setdefault(testbed, {})
+        counts[status] = counts.get(status, 0) + 1
+    entry = paper.model_dump(mode="json", exclude_none=True)
+    return {**entry, "links": paper.addresses(), "status": row.status, "runs": runs}
+
+
+def runs(engine: Engine, paper: str | None = None, testbed: str | None = None) -> pd.DataFrame:
+    """All runs with their specification, in record order; `paper` is the slug they are filed under."""
+    return _frame(engine, "SELECT * FROM run", paper=paper, testbed=testbed)
+
+
+def outcomes(engine: Engine, paper: str | None = None, testbed: str | None = None) -> pd.DataFrame:
+    """One row a run, phase (before, after) and metric: the columns of `runs`, prompts, k, share, outcomes."""
+    query = (
+        "SELECT run.*, o.phase, o.metric, o.n AS prompts, o.k, 1.0 * o.k / nullif(o.n, 0) AS share, "
+        "o.outcomes FROM run JOIN outcome AS o ON o.run = run.id"
+    )
+    return _frame(engine, query, paper=paper, testbed=testbed)
+
+
+def mechanisms(engine: Engine, paper: str | None = None, testbed: str | None = None) -> pd.DataFrame:
+    """One row a run and mechanism (loss or drift): the columns of `runs`, name and value."""
+    query = "SELECT run.*, m.name, m.value FROM run JOIN mechanism AS m ON m.run = run.id"
+    return _frame(engine, query, paper=paper, testbed=testbed)
+
+
+def findings(engine: Engine, paper: str | None = None, testbed: str | None = None) -> pd.DataFrame:
+    """One row a study run and finding: the columns of `runs`, name, value, unit and says."""
+    query = "SELECT run.*, f.name, f.value, f.unit, f.says FROM run JOIN finding AS f ON f.run = run.id"
+    return _frame(engine, query, paper=paper, testbed=testbed)
+
+
+def claims(engine: Engine, paper: str | None = None) -> pd.DataFrame:
+    """All claims in file order; setting and test are JSON text."""
+    return _frame(engine, "SELECT * FROM claim AS run", paper=paper)
+
+
+def reported(engine: Engine, paper: str | None = None) -> pd.DataFrame:
+    """All numbers printed by papers in file order; setting is JSON text."""
+    return _frame(engine, "SELECT * FROM reported AS run", paper=paper)
+
+
+def _frame(engine: Engine, query: str, **filters: str | None) -> pd.DataFrame:
+    given = {name: value for name, value in filters.items() if value is not None}
+    where = " AND ".join(f"run.{name} = :{name}" for name in given)
+    ordered = f"{query} {'WHERE ' + where if where else ''} ORDER BY run.rowid"
+    with engine.connect() as connection:
+        return pd.read_sql(text(ordered), connection, params=given)
+
+
+def _grouped(pairs: Any) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+def _row(paper: Paper, authors: dict[str, list[str]], tags: dict[str, list[str]]) -> PaperRow:
+    return PaperRow(
+        id=paper.id,
+        title=paper.title,
+        nickname=paper.nickname,
+        authors=authors[paper.id],
+        date=paper.date.isoformat(),
+        venue=paper.venue,
+        year=paper.venue_year,
+        type=paper.type,
+        stage=paper.stage,
+        tags=tags.get(paper.id, []),
+        arxiv=paper.arxiv,
+        status=paper.status,
+    )

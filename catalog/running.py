@@ -1,0 +1,193 @@
+"""`hft run` and `hft results` between the catalogue and the harness: names to modules, progress, the measured table."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from catalog import ids, measured
+from catalog.problems import did_you_mean
+from catalog.schema import Paper
+from catalog.taxonomy import BASELINES, PaperType
+from reproduce import record
+from reproduce.protocol import MODES
+
+if TYPE_CHECKING:
+    from reproduce.engine import Job, Request
+
+SPLITS = ("test", "validation")
+STRENGTHS = {"graded": ("graded",), "strong": ("strong",), "both": ("graded", "strong")}
+COLUMNS = ["method", "attack", "p", "HS", "HS+", "refusal", "FA", "over-refusal", "help", "seeds"]
+SHOWN = ("harmful", "harmful_plus", "refusal", "accuracy", "over_refusal", "benign_help")
+
+
+class UsageError(ValueError):
+    """What was asked for does not exist or does not fit together."""
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn unknown ids and unusable options into a message on stderr and exit code 2."""
+    try:
+        yield
+    except (ids.UnknownPaperError, ValueError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
+def module_of(text: str, papers: Sequence[Paper]) -> str:
+    """The module name, or the baseline, that a user means by a slug, module name, arXiv id, other id or URL."""
+    if text in BASELINES:
+        return text
+    paper = ids.resolve(text, papers)
+    if paper.reproduction is None:
+        known = ", ".join(p.id for p in papers if p.reproduction)
+        raise UsageError(f"{paper.id}: no module yet; reproduced are {known}, sft and non-aligned")
+    return paper.reproduction.module
+
+
+def all_modules(papers: Iterable[Paper], types: str) -> list[str]:
+    """Every module of the catalogue, baselines first; `types` (comma-separated) keeps papers of those types only."""
+    wanted = [t for t in types.split(",") if t]
+    for unknown in set(wanted).difference(types_ := get_args(PaperType)):
+        raise UsageError(f"--type {unknown}: {did_you_mean(unknown, types_)}")
+    chosen = [p.reproduction.module for p in papers if p.reproduction and (not wanted or p.type in wanted)]
+    return [*BASELINES, *chosen]
+
+
+def request(
+    modules: Sequence[str], *, seeds: str, ratios: str, attack: str, mode: str, fields: Sequence[str],
+    results: Path | None, **rest: Any,
+) -> "Request":  # fmt: skip
+    """The options of `hft run` as the harness takes them; UsageError names the option that does not fit."""
+    from reproduce.engine import Request
+
+    if not modules:
+        raise UsageError("name at least one paper, sft or non-aligned; or --all")
+    if attack not in STRENGTHS:
+        raise UsageError(f"--attack {attack}: {did_you_mean(attack, STRENGTHS)}")
+    if mode not in MODES:
+        raise UsageError(f"--mode {mode}: {did_you_mean(mode, MODES)}")
+    if rest["split"] not in SPLITS:
+        raise UsageError(f"--split {rest['split']}: {did_you_mean(rest['split'], SPLITS)}")
+    for text in fields:
+        if "=" not in text:
+            raise UsageError(f"--set {text}: write NAME=VALUE, as in --set rho=5")
+    return Request(
+        modules=tuple(modules), seeds=_seeds(seeds), ratios=_ratios(ratios), strengths=STRENGTHS[attack], mode=mode,
+        fields=dict(f.split("=", 1) for f in fields), results=(results or record.RESULTS).absolute(), **rest,
+    )  # fmt: skip
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 0 or text == "0":
+        raise UsageError(f"--seeds {text}: give how many (5) or which (0,3)")
+    return numbers if "," in text else tuple(range(numbers[0]))
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (-1.0,)
+    if not all(0 <= number <= 1 for number in numbers):
+        raise UsageError(f"--ratios {text}: give numbers from 0 to 1 with commas between, as in 0,0.1")
+    return numbers
+
+
+def plan(wanted: "Request") -> "list[Job]":
+    """All jobs of a request, done or not."""
+    from reproduce import engine
+
+    return engine.plan(wanted)
+
+
+def execute(jobs: "Sequence[Job]", processes: int) -> list[str]:
+    """Run what is not there yet under a progress bar on stderr; the problems of jobs that failed."""
+    from reproduce import engine
+
+    problems: list[str] = []
+    missing = [job for job in jobs if not job.done]
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("training" if missing else "all records are there", total=len(missing))
+
+        def report(job: "Job", problem: str | None) -> None:
+            progress.update(bar, advance=1, description=job.label)
+            if problem:
+                problems.append(problem)
+                progress.console.print(f"failed: {job.label}: {problem}", markup=False)
+
+        engine.execute(missing, processes, report)
+    return problems
+
+
+def records_of(jobs: "Iterable[Job]") -> list[record.Record]:
+    """The records of the jobs that have one, in the order of the jobs."""
+    return [record.load(job.path) for job in jobs if job.done]
+
+
+def select(records: Iterable[record.Record], slug: str | None) -> list[record.Record]:
+    """The records of one paper with the baselines they are compared with; all of them without a slug."""
+    kept = list(records)
+    return [r for r in kept if r["spec"]["paper"] in (slug, *BASELINES)] if slug else kept
+
+
+def tidy(records: Iterable[record.Record]) -> list[dict[str, Any]]:
+    """One flat object a cell (arm and condition), with values, intervals and paired differences to the SFT twin."""
+    frame = measured.frame(measured.cells(records))
+    return [{str(k): _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    """NaN as null, so that what is printed is JSON."""
+    return None if isinstance(value, float) and value != value else value
+
+
+def summary(records: Iterable[record.Record]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Columns and lines of the measured table: value [95 % interval] in percent."""
+    cells = measured.cells(records)
+    return COLUMNS, [(*_who(c), *(_shown(c, metric) for metric in SHOWN), str(c.seeds)) for c in cells]
+
+
+def _who(cell: measured.Cell) -> tuple[str, str, str]:
+    name = cell.method if cell.arm == "main" else f"{cell.method} ({cell.arm})"
+    attack = cell.attack.get("strength") or cell.attack.get("paper", "")
+    return name, str(attack), "" if cell.ratio is None else f"{cell.ratio:g}"
+
+
+def _shown(cell: measured.Cell, metric: str) -> str:
+    estimate = cell.metrics.get(metric)
+    if estimate is None:
+        return "–"
+    return f"{100 * estimate.value:.0f} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+
+
+def compared(records: Iterable[record.Record], place: Path) -> str:
+    """How fresh records agree with the committed ones of the same keys, in one line."""
+    committed = {r["key"]: r for r in record.read(record.RESULTS)} if place != record.RESULTS else {}
+    pairs = [(r, committed[r["key"]]) for r in records if r["key"] in committed and r["status"] == "ok"]
+    if not pairs:
+        return f"records: {place}"
+    same = sum(fresh["metrics"] == old["metrics"] for fresh, old in pairs)
+    gap = max(abs(_harm(fresh) - _harm(old)) for fresh, old in pairs)
+    return (
+        f"records: {place}; {same} of {len(pairs)} runs have exactly the outcomes of the committed record, "
+        f"largest difference in harmful score {100 * gap:.1f} points"
+    )
+
+
+def _harm(run: record.Record) -> float:
+    metric = run["metrics"].get("harmful")
+    return metric["k"] / metric["n"] if metric else 0.0

@@ -1,0 +1,241 @@
+"""The shape of papers.yaml: strict models that accept nothing they do not name, and their JSON Schema."""
+
+import datetime
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from catalog import ids, taxonomy
+
+SCHEMA_FILE = Path(__file__).with_name("papers.schema.json")
+
+Text = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
+Snake = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Slug = Annotated[str, Field(pattern=f"^{ids.SLUG}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Link = Annotated[str, Field(pattern=r"^https?://\S+$")]
+
+
+class Strict(BaseModel):
+    """No unknown keys, no conversions: 2402.10 is a number, not an id."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Ids(Strict):
+    """Outside names of a paper, each in normal form and quoted in the file."""
+
+    arxiv: Annotated[str, Field(pattern=f"^(?:{ids.ARXIV})$")] | None = None
+    openreview: Annotated[str, Field(pattern=f"^{ids.OPENREVIEW}$")] | None = None
+    doi: Annotated[str, Field(pattern=f"^{ids.DOI}$")] | None = None
+    acl: Annotated[str, Field(pattern=f"^(?:{ids.ACL})$")] | None = None
+
+    def given(self) -> dict[ids.Kind, str]:
+        """The ids that are known, by kind."""
+        kinds: tuple[ids.Kind, ...] = ("arxiv", "openreview", "doi", "acl")
+        return {kind: value for kind in kinds if (value := getattr(self, kind))}
+
+
+class Publication(Strict):
+    """Where and when a paper appeared; `name` is a key of the root's `venues`."""
+
+    name: Text
+    year: Annotated[int, Field(ge=1990, le=2100)]
+    track: taxonomy.Track | None = None
+    status: taxonomy.Publication
+
+
+class Setting(Strict):
+    """Who the attacker is: what is accessible, what data is used, what is trained."""
+
+    access: taxonomy.Access
+    harmful_data: taxonomy.HarmfulData
+    adapts: taxonomy.Adapts
+
+
+class Links(Strict):
+    """Addresses that no id stands for."""
+
+    code: Link | None = None
+    data: Link | None = None
+    project: Link | None = None
+
+
+class Conditions(Strict):
+    """The experiment behind a number, as far as it is known."""
+
+    model: Text | None = None
+    task: Text | None = None
+    ratio: Share | None = None
+    n: Annotated[int, Field(ge=0)] | None = None
+    judge: Text | None = None
+    attack: Text | None = None
+    note: Text | None = None
+
+    @model_validator(mode="after")
+    def says_something(self) -> "Conditions":
+        if not self.model_fields_set:
+            raise PydanticCustomError("empty_setting", "setting is empty")
+        return self
+
+
+class ClaimedNumbers(Strict):
+    """The numbers a claim rests on, as the paper prints them."""
+
+    metric: Snake
+    baseline: float | None = None
+    method: float
+    unit: taxonomy.Unit
+
+
+class MetricTest(Strict):
+    """A claim that holds when one arm beats another by a margin on our testbed."""
+
+    metric: Literal[
+        "harmful_score",
+        "fine_tune_accuracy",
+        "harmful_score_plus",
+        "refusal",
+        "over_refusal",
+        "benign_help",
+        "alignment_loss",
+        "harmful_loss",
+        "embedding_drift",
+    ]
+    contrast: Annotated[str, Field(pattern=r"^\S+ - \S+$")]
+    attack: Literal["graded", "strong"] = "graded"
+    ratio: Share | None = None
+    better: Literal["smaller", "larger"]
+    margin: float
+    scale: Literal["points", "ratio"] = "points"
+
+
+class FindingTest(Strict):
+    """A claim that holds when a named quantity of a study reaches a bound."""
+
+    finding: Snake
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def has_one_bound(self) -> "FindingTest":
+        if (self.at_least is None) == (self.at_most is None):
+            raise PydanticCustomError("bounds", "a finding needs exactly one of at_least and at_most")
+        return self
+
+
+def _kind_of_test(value: Any) -> str:
+    names_finding = "finding" in value if isinstance(value, dict) else isinstance(value, FindingTest)
+    return "finding" if names_finding else "metric"
+
+
+Test = Annotated[
+    Annotated[MetricTest, Tag("metric")] | Annotated[FindingTest, Tag("finding")],
+    Discriminator(_kind_of_test),
+]
+
+
+class Claim(Strict):
+    """One checkable statement of a paper, in our words, with the place it comes from."""
+
+    id: Annotated[str, Field(pattern=r"^C[1-9]\d*[a-z]?$")]
+    says: Text
+    kind: taxonomy.ClaimKind
+    source: Text
+    setting: Conditions
+    reported: ClaimedNumbers | None = None
+    test: Test | None = None
+
+
+class Reported(Strict):
+    """One number printed by a paper, never mixed with measured ones."""
+
+    metric: Snake
+    value: float
+    unit: taxonomy.Unit
+    method: Text
+    setting: Conditions
+    source: Text
+
+
+class Difference(Strict):
+    """One known way in which our reproduction departs from the paper."""
+
+    what: Text
+    paper: Text
+    ours: Text
+    matters: taxonomy.Matters
+
+
+class Reproduction(Strict):
+    """The module that reproduces a paper, and its deviation card."""
+
+    module: Annotated[str, Field(pattern=r"^p[a-z0-9_]+$")]
+    differs: list[Difference] = []
+
+
+class Curation(Strict):
+    """When and from where an entry came, and when a person last checked it."""
+
+    added: datetime.date
+    source: Text
+    checked: datetime.date
+
+
+class Paper(Strict):
+    """One entry of the catalogue."""
+
+    id: Slug
+    title: Text
+    nickname: Text | None = None
+    authors: Annotated[list[Text], Field(min_length=1)]
+    date: datetime.date
+    ids: Ids
+    venue: Publication
+    type: taxonomy.PaperType
+    stage: taxonomy.Stage | None = None
+    tags: list[Slug] = []
+    setting: Setting
+    links: Links = Links()
+    claims: list[Claim] = []
+    reported: list[Reported] = []
+    reproduction: Reproduction | None = None
+    curation: Curation
+
+    def addresses(self) -> dict[str, str]:
+        """All links by kind: those built from ids first, then the typed ones."""
+        typed = self.links.model_dump(exclude_none=True)
+        return {**ids.links(self.ids.given()), **typed}
+
+
+class Venue(Strict):
+    """A normalised venue: what it is and its full name."""
+
+    kind: taxonomy.VenueKind
+    full: Text
+
+
+class Head(Strict):
+    """Everything of papers.yaml above the entries."""
+
+    version: Annotated[Literal[1], Field(alias="schema")]
+    tags: dict[Slug, Text]
+    venues: dict[Text, Venue]
+
+
+class Root(Head):
+    """The whole of papers.yaml."""
+
+    papers: list[Paper]
+
+
+def json_schema() -> str:
+    """The JSON Schema of papers.yaml that editors use, as the text of `papers.schema.json`."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Root.model_json_schema(by_alias=True),
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

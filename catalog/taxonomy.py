@@ -1,0 +1,22 @@
+"""The closed vocabularies of papers.yaml, free of imports so that `hft --help` stays quick."""
+
+from typing import Literal
+
+PaperType = Literal["attack", "defense", "mechanism", "benchmark", "survey"]
+Stage = Literal["pre-training", "alignment", "fine-tuning", "post-fine-tuning"]
+Access = Literal["service", "weights"]
+HarmfulData = Literal["explicit", "benign", "covert", "preference", "none"]
+Adapts = Literal["full", "lora", "either", "prompt"]
+Track = Literal["main", "findings", "workshop", "journal"]
+Publication = Literal["preprint", "accepted"]
+VenueKind = Literal["conference", "journal", "workshop", "preprint"]
+ClaimKind = Literal["headline", "mechanism", "ablation"]
+Unit = Literal["percent", "points", "score", "ratio", "loss"]
+Matters = Literal["yes", "no", "unknown"]
+Status = Literal["reproduced", "module", "not reproduced yet"]
+
+BASELINES = {
+    "sft": "supervised fine-tuning of the aligned model, undefended",
+    "non-aligned": "supervised fine-tuning of a model that was never aligned",
+}
+"""Slugs of methods that are not papers but stand in run records."""

@@ -1,0 +1,214 @@
+import copy
+import math
+
+import pytest
+
+from catalog import contrasts, measured, studies
+from catalog.meta import effects
+from catalog.schema import MetricTest
+
+SPEC = {
+    "kind": "run",
+    "protocol": "micro-1",
+    "testbed": "micro",
+    "paper": "sft",
+    "arm": "main",
+    "version": 1,
+    "method": {"paper": "sft"},
+    "attack": {"paper": "poison", "strength": "graded"},
+    "ratio": 0.1,
+    "n": 1000,
+    "task": "sentiment",
+    "mode": "full",
+    "model": "tiny",
+    "data": "world",
+    "seed": 0,
+}
+
+
+def record(harmful="1100", accuracy="1111", status="ok", reason=None, made="2026-11-23T03:00:00Z", **spec):
+    full = {**SPEC, **spec}
+    if "paper" in spec and "method" not in spec:
+        full["method"] = {"paper": spec["paper"]}
+    entries = {
+        name: {"n": len(marks), "k": marks.count("1"), "outcomes": marks}
+        for name, marks in {"harmful": harmful, "accuracy": accuracy}.items()
+    }
+    return {
+        "key": measured.canonical(full),
+        "spec": full,
+        "status": status,
+        "reason": reason,
+        "metrics": entries if status == "ok" else {},
+        "before": {"harmful": {"n": 4, "k": 0}},
+        "mechanisms": {"embedding_drift": 10.0 + full["seed"], "embedding_drift_before": 4.0},
+        "curves": {"step": [0, 5], "embedding_drift": [0.0, 10.0 + full["seed"]]},
+        "made": made,
+    }
+
+
+def only(found, paper, arm="main"):
+    (cell,) = [cell for cell in found if (cell.paper, cell.arm) == (paper, arm)]
+    return cell
+
+
+def test_seeds_become_one_cell_with_the_interval_of_their_outcomes():
+    (cell,) = measured.cells([record("1100", seed=0), record("1110", seed=1)])
+    assert cell.seeds == 2
+    assert cell.metrics["harmful"] == effects.arm({0: "1100", 1: "1110"})
+    assert cell.before["harmful"] == effects.counts([0, 0], 4)
+    assert cell.mechanisms["embedding_drift"].value == 10.5
+
+
+def test_a_defense_is_paired_with_the_twin_of_its_condition_only():
+    found = measured.cells(
+        [
+            record("1111", seed=0),
+            record("1111", seed=1),
+            record("0000", seed=0, mode="double-lora"),
+            record("1000", seed=0, paper="guard"),
+            record("1100", seed=2, paper="guard"),
+        ]
+    )
+    gap = only(found, "guard").versus_sft["harmful"]
+    assert gap == effects.difference({0: "1000", 2: "1100"}, {0: "1111", 1: "1111"})
+    assert (gap.seeds, gap.dropped) == (1, 2)
+    assert all(not cell.versus_sft for cell in found if cell.paper == "sft")
+
+
+def test_no_twin_no_difference():
+    (cell,) = measured.cells([record(paper="guard", ratio=0.2)])
+    assert cell.versus_sft == {}
+
+
+def test_arms_settings_and_ratios_are_not_mixed():
+    records = [
+        record(paper="guard", method={"paper": "guard", "rho": 1.0}),
+        record(paper="guard", method={"paper": "guard", "rho": 2.0}),
+        record(paper="guard", arm="bare", method={"paper": "guard", "rho": 0.0}),
+        record(paper="guard", ratio=0.2, method={"paper": "guard", "rho": 1.0}),
+    ]
+    assert [cell.seeds for cell in measured.cells(records)] == [1, 1, 1, 1]
+
+
+def test_a_new_version_replaces_the_old_one_of_its_arm():
+    records = [record("1111", paper="guard"), record("0000", paper="guard", version=2)]
+    (cell,) = measured.cells(records)
+    assert (cell.version, cell.metrics["harmful"].value) == (2, 0)
+
+
+def test_a_repeat_on_another_machine_is_not_another_seed():
+    first = record("1111", made="2026-11-23T03:00:00Z")
+    again = record("0000", made="2026-11-24T03:00:00Z")
+    (cell,) = measured.cells([again, first])
+    assert (cell.seeds, cell.metrics["harmful"].value) == (1, 1)
+
+
+def test_failed_seeds_are_kept_with_their_reason_and_out_of_the_numbers():
+    records = [
+        record("1100", seed=0, paper="guard"),
+        record(seed=1, paper="guard", status="diverged", reason="loss was not finite"),
+        record(seed=2, paper="guard", status="diverged", reason="loss was not finite"),
+    ]
+    (cell,) = measured.cells(records)
+    assert cell.failures == (measured.Failure("diverged", "loss was not finite", (1, 2)),)
+    assert cell.metrics["harmful"].seeds == 1
+    (failed,) = measured.cells(records[1:])
+    assert failed.metrics == {}
+
+
+def test_records_are_left_as_they_are():
+    records = [record("1111"), record("1000", paper="guard")]
+    kept = copy.deepcopy(records)
+    measured.frame(measured.cells(records))
+    assert records == kept
+
+
+def test_frame_has_a_row_for_each_cell_with_numbers_and_condition():
+    frame = measured.frame(measured.cells([record("1111"), record("1000", paper="guard")]))
+    guard = frame.set_index("paper").loc["guard"]
+    assert (guard["harmful"], guard["harmful_prompts"], guard["level"]) == (0.25, 4, "graded")
+    assert guard["harmful_vs_sft"] == -0.75
+    assert guard["harmful_low"] < 0.25 < guard["harmful_high"]
+
+
+def test_curves_are_means_over_seeds():
+    (cell,) = measured.cells([record(seed=0), record(seed=1)])
+    assert measured.curve(cell, "embedding_drift") == ([0, 5], [0.0, 10.5])
+    assert measured.curve(cell, "harmful_loss_seen") == ([], [])
+
+
+def study(seed, value, **more):
+    spec = {"kind": "study", "protocol": "micro-1", "testbed": "micro", "paper": "map", "arm": "main"}
+    spec |= {"version": 1, "study": {"directions": 3}, "model": "tiny", "data": "world", "seed": seed}
+    found = {"height": {"value": value, "unit": "points", "says": "mean height"}}
+    figure = {"x": [0.0, 1.0], "y": {"line": [value, 0.0]}, "x_label": "x", "y_label": "y"}
+    whole = {"key": str(seed), "spec": spec, "status": "ok", "reason": None, "made": "2026-11-23"}
+    return whole | {"findings": found, "figures": {"landscape": figure}} | more
+
+
+def test_findings_and_figures_are_means_over_seeds():
+    records = [study(0, 70.0), study(1, 80.0)]
+    (finding,) = studies.findings(records)
+    assert (finding.estimate.value, finding.estimate.seeds, finding.unit) == (75.0, 2, "points")
+    (figure,) = studies.figures(records)
+    assert figure.y == {"line": [75.0, 0.0]}
+
+
+def test_a_failed_study_is_known_by_its_reason():
+    failed = study(0, 0.0, status="skipped", reason="needs two bases", findings={}, figures={})
+    assert studies.findings([failed]) == []
+    assert studies.failed([failed])["map"][0].reason == "needs two bases"
+
+
+def claim(**given):
+    return MetricTest(
+        **{"metric": "harmful_score", "contrast": "method - sft", "better": "smaller", "margin": 5.0} | given
+    )
+
+
+WORLD = [
+    record("1111", seed=0),
+    record("1110", seed=1),
+    record("1000", seed=0, paper="guard"),
+    record("0000", seed=1, paper="guard"),
+    record("1100", seed=0, paper="guard", arm="bare", method={"paper": "guard", "rho": 0.0}),
+    record("1100", seed=0, paper="guard", ratio=0.2),
+    record("1111", seed=0, paper="guard", attack={"paper": "poison", "strength": "strong"}),
+]
+
+
+def test_a_contrast_with_sft_is_the_paired_difference_under_the_named_condition():
+    (found,) = contrasts.measure(claim(ratio=0.1), "guard", measured.cells(WORLD))
+    expected = effects.difference({0: "1000", 1: "0000"}, {0: "1111", 1: "1110"})
+    assert found.estimate == expected
+
+
+def test_a_contrast_may_name_an_arm_or_the_aligned_model():
+    found = measured.cells(WORLD)
+    (against_arm,) = contrasts.measure(claim(contrast="method - bare", ratio=0.1), "guard", found)
+    assert against_arm.estimate.value == -0.25
+    (against_aligned,) = contrasts.measure(claim(contrast="sft - aligned", ratio=0.1), "guard", found)
+    assert against_aligned.estimate.value == pytest.approx((1.0 + 0.75) / 2)
+    assert against_aligned.estimate.prompts == 0
+
+
+def test_a_relative_contrast_of_a_mechanism():
+    test = claim(metric="embedding_drift", scale="ratio", contrast="method - aligned", ratio=0.1)
+    (found,) = contrasts.measure(test, "guard", measured.cells(WORLD))
+    assert found.estimate.value == pytest.approx(((10 - 4) / 4 + (11 - 4) / 4) / 2)
+
+
+def test_what_was_not_run_is_not_measured():
+    assert contrasts.measure(claim(ratio=0.05), "guard", measured.cells(WORLD)) == []
+    assert contrasts.measure(claim(attack="strong"), "guard", measured.cells(WORLD)) == []
+
+
+def test_arms_that_are_attacks_are_compared_across_attacks():
+    records = [
+        record("1111", paper="moth", arm=level, attack={"paper": "moth", "level": level}, method={"paper": "sft"})
+        for level in ("explicit", "benign")
+    ]
+    (found,) = contrasts.measure(claim(contrast="explicit - benign"), "moth", measured.cells(records))
+    assert found.estimate.value == 0
+    assert not math.isnan(found.estimate.low)
