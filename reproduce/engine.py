@@ -1,0 +1,199 @@
+"""From a request to records: what to run, what is there already, and processes that do the rest. Torch-free at import."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reproduce import find, record
+from reproduce.protocol import Mode
+from reproduce.testbeds import protocol_of
+
+if TYPE_CHECKING:
+    from reproduce.run import Run, Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `hft run` was asked for. `modules` are module names or baselines; None for ratios, n, task takes the protocol's."""
+
+    modules: tuple[str, ...]
+    testbed: str = "micro"
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    ratios: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
+    strengths: tuple[str, ...] = ("graded",)
+    arms: bool = True  # False: only each module's main configuration
+    fields: dict[str, str] = field(default_factory=dict)  # --set name=value
+    n: int | None = None
+    task: str | None = None
+    mode: Mode = "full"
+    device: str = "cpu"
+    dtype: str = "float32"
+    split: str = "test"  # "validation" chooses hyper-parameters
+    again: bool = False
+    results: Path = record.RESULTS
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One record to make: a run or a study, and where it goes."""
+
+    spec: dict[str, Any]
+    path: Path
+    label: str
+    request: Request
+    work: Any  # Run, or (Study, seed, arm)
+
+    @property
+    def done(self) -> bool:
+        return self.path.exists()
+
+
+def setting(request: Request) -> "Setting":
+    """The testbed, protocol and machine of a request. Raises ValueError for what this machine cannot do."""
+    import torch
+
+    from reproduce.run import Setting
+    from reproduce.stages import default_cache
+    from reproduce.testbeds import testbed
+
+    if request.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device {request.device}: this machine has no usable GPU; leave --device out to run on the CPU"
+        )
+    if request.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"--dtype {request.dtype}: choose float32 or bfloat16")
+    return Setting(
+        testbed=testbed(request.testbed), protocol=protocol_of(request.testbed), device=request.device,
+        dtype=request.dtype, split=request.split, cache=request.cache or default_cache(),
+    )  # fmt: skip
+
+
+def plan(request: Request) -> list[Job]:
+    """All jobs of a request, twins first, each record once; seeds innermost, so that neighbours need different bases."""
+    from reproduce.run import run_spec, study_spec
+
+    where = setting(request)
+    jobs: dict[Path, Job] = {}
+    for work in _works(request, where):
+        spec = run_spec(work, where) if not isinstance(work, tuple) else study_spec(work[0], where, *work[1:])
+        path = _free_path(spec, request)
+        jobs.setdefault(path, Job(spec, path, _label(spec), request, work))
+    return list(jobs.values())
+
+
+def _free_path(spec: dict[str, Any], request: Request) -> Path:
+    path = record.path_of(spec, request.results)
+    number = 0
+    while request.again and path.exists():
+        number += 1
+        path = record.path_of(spec, request.results, number)
+    return path
+
+
+def _works(request: Request, where: "Setting") -> Iterator[Any]:
+    from reproduce.api import Attack, Study, with_fields
+    from reproduce.baselines import NonAligned, Sft
+
+    baselines = {b.paper: b for b in (Sft(), NonAligned())}
+    for name in request.modules:
+        module = with_fields(baselines.get(name) or find.load(name), request.fields)
+        arms = module.arms() if request.arms else dict([next(iter(module.arms().items()))])
+        if request.fields:
+            arms = {"set": module}
+        for arm, configured in arms.items():
+            if isinstance(module, Study):
+                yield from ((configured, seed, arm) for seed in request.seeds)
+            elif isinstance(module, Attack):
+                yield from _attack_runs(request, configured, arm)
+            else:
+                yield from _method_runs(request, where, configured, arm)
+
+
+def _attack_runs(request: Request, attack: Any, arm: str) -> "Iterator[Run]":
+    from reproduce.baselines import Sft
+    from reproduce.run import Run
+
+    for seed in request.seeds:
+        yield Run(method=Sft(), attack=attack, mode=request.mode, seed=seed, arm=arm)
+
+
+def _method_runs(request: Request, where: "Setting", method: Any, arm: str) -> "Iterator[Run]":
+    """The method's runs, each after its undefended twin."""
+    from reproduce.baselines import Poison, Sft
+    from reproduce.run import Run
+
+    for strength in request.strengths:
+        for ratio in request.ratios:
+            for seed in request.seeds:
+                run = Run(
+                    method=Sft(), attack=Poison(strength=strength), ratio=ratio, n=request.n or where.protocol.n,  # type: ignore[arg-type]
+                    task=request.task or where.protocol.task, mode=request.mode, seed=seed,
+                )  # fmt: skip
+                yield run
+                yield replace(run, method=method, arm=arm)
+
+
+def _label(spec: dict[str, Any]) -> str:
+    attack = spec.get("attack", {})
+    parts = [spec["paper"], spec["arm"] if spec["arm"] != "main" else "", attack.get("strength", "")]
+    ratio = f"p={spec['ratio']}" if spec.get("ratio") is not None else ""
+    return " ".join(p for p in [*parts, ratio, f"seed {spec['seed']}"] if p)
+
+
+def execute(jobs: list[Job], processes: int, report: Callable[[Job, str | None], None]) -> None:
+    """Run all jobs that have no record yet, one torch thread a process; `report(job, problem)` sees each one end.
+
+    A job that fails with an exception is reported with its message and leaves no record; the others go on. On Ctrl-C
+    the workers stop at once; what is finished stays, and the next call goes on from there.
+    """
+    waiting = [j for j in jobs if not j.done]
+    if not waiting:
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(waiting)), context, initializer=_one_thread) as pool:
+        futures = {pool.submit(_work, job): job for job in waiting}
+        try:
+            _collect(futures, report)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(pool._processes.values()):
+                process.terminate()
+            raise
+
+
+def _collect(futures: dict[Future[None], Job], report: Callable[[Job, str | None], None]) -> None:
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        for future in done:
+            error = future.exception()
+            report(futures[future], None if error is None else f"{type(error).__name__}: {error}")
+
+
+def _one_thread() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _work(job: Job) -> None:
+    from reproduce.run import perform, perform_study
+
+    where = setting(job.request)
+    if isinstance(job.work, tuple):
+        study, seed, arm = job.work
+        made = perform_study(study, where, seed, job.request.results, arm)
+    else:
+        made = perform(job.work, where)
+    try:
+        record.write(made, job.path)
+    except FileExistsError:
+        pass  # another process was first; its record stands

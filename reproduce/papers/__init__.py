@@ -1,0 +1,1 @@
+"""One file per paper; the file name carries its arXiv id."""

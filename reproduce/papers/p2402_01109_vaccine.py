@@ -1,0 +1,36 @@
+"""Vaccine (arXiv 2402.01109): align under the worst bounded shift of all attention outputs."""
+
+from dataclasses import dataclass
+
+import torch
+
+from reproduce.api import Method, Stage
+from reproduce.state import Batch, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vaccine(Method):
+    """Alignment whose loss stays low when every attention output moves by a joint perturbation (sec. 4, Algorithm 1).
+
+    Two passes on the same batch: the first finds the gradients g_l of the loss with respect to the attention outputs and
+    is discarded; the second runs with the shift eps_l = rho * g_l / ||(g_1, ..., g_L)||_2 on all layers at once.
+    """
+
+    paper = "vaccine"
+    stage = Stage.ALIGNMENT
+    rho: float = 2.0  # radius of one L2 ball over all layers, rows and positions together (sec. 5.1: 2)
+
+    def align_step(self, s: State, batch: Batch) -> float:
+        with s.shift("attention", self.perturbation(s, batch)):
+            loss = s.loss(batch)
+            s.backward(loss)
+        return float(loss.detach())
+
+    def perturbation(self, s: State, batch: Batch) -> list[torch.Tensor]:
+        """The worst shift to first order, one tensor per block, shaped as its attention output; joint norm rho."""
+        with s.read("attention", grads=True) as outputs:
+            s.backward(s.loss(batch))
+        s.clear_grads()
+        grads = [o.grad for o in outputs if o.grad is not None]
+        norm = torch.sqrt(sum((g.square().sum() for g in grads), torch.zeros((), device=batch.ids.device)))
+        return [self.rho / (norm + 1e-7) * g for g in grads]

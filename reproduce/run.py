@@ -1,0 +1,250 @@
+"""One run: align, attack, repair, measure, and everything that goes into its record."""
+
+import os
+import platform
+import resource
+import subprocess
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reproduce import find, record
+from reproduce.api import Attack, Method, Study
+from reproduce.baselines import Poison
+from reproduce.data import Example, digest
+from reproduce.evaluate import counts, evaluate
+from reproduce.model import Weights
+from reproduce.probes import Probe
+from reproduce.protocol import Mode, Protocol, Schedule
+from reproduce.stages import Stages, default_cache
+from reproduce.state import State
+from reproduce.train import Diverged, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A method under an attack on one replicate."""
+
+    method: Method
+    attack: Attack = field(default_factory=Poison)
+    ratio: float | None = 0.1
+    n: int = 1000
+    task: str = "sentiment"
+    mode: Mode = "full"
+    seed: int = 0
+    arm: str = "main"
+
+    @property
+    def owner(self) -> Method | Attack:
+        """Whose run this is: the attack's when it is a paper's own, else the method's."""
+        return self.method if isinstance(self.attack, Poison) else self.attack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Where runs happen: testbed, protocol, machine."""
+
+    testbed: Any
+    protocol: Protocol
+    cache: Path = field(default_factory=default_cache)
+    device: str = "cpu"
+    dtype: str = "float32"
+    split: str = "test"  # "validation" chooses hyper-parameters
+
+    def stages(self, seed: int) -> Stages:
+        return Stages(self.testbed, self.protocol, seed, self.cache, self.device, getattr(torch, self.dtype))
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            "protocol": self.protocol.name, "testbed": self.testbed.name, "model": self.testbed.model_name,
+            "data": self.testbed.data_name, **({} if self.dtype == "float32" else {"dtype": self.dtype}),
+            **({} if self.split == "test" else {"split": self.split}),
+        }  # fmt: skip
+
+
+def run_spec(run: Run, setting: Setting) -> dict[str, Any]:
+    """What is asked, and nothing that floating point makes of it: the record's key is its digest."""
+    return {
+        **setting.spec(), "kind": "run", "paper": run.owner.paper, "version": run.owner.version, "arm": run.arm,
+        "method": run.method.configuration(), "attack": run.attack.configuration(), "seed": run.seed,
+        "mode": run.mode, **({"ratio": run.ratio, "n": run.n, "task": run.task} if run.attack.trains_task else
+        {"ratio": None, "n": None, "task": None}),
+    }  # fmt: skip
+
+
+def study_spec(study: Study, setting: Setting, seed: int, arm: str = "main") -> dict[str, Any]:
+    fields = {k: v for k, v in study.configuration().items() if k != "paper"}
+    return {
+        **setting.spec(), "kind": "study", "paper": study.paper, "version": study.version, "arm": arm,
+        "study": fields, "seed": seed,
+    }  # fmt: skip
+
+
+def perform(run: Run, setting: Setting) -> record.Record:
+    """Measure one run and return its record; divergence and inapplicability are results."""
+    began = time.perf_counter()
+    stages = setting.stages(run.seed)
+    adapter = run.attack.adapter(setting.protocol, run.mode)
+    reason = run.method.skip(run.attack, adapter)
+    if reason:
+        return _record(run_spec(run, setting), "not-applicable", reason, _measured(), _cost(began), {}, run)
+    user = list(run.method.curate(stages.pools, _user_data(run, stages)))
+    s = stages.ready(run.method, run.mode, adapter)
+    clock = {"align_seconds": stages.aligned(run.method, run.mode).info.get("seconds", 0.0)}
+    digests = _digests(stages, s, user)
+    try:
+        measured = _fine_tune_and_measure(run, setting, stages, s, user, clock)
+        status, reason = "ok", None
+    except Diverged as error:
+        measured, status, reason = _measured(), "diverged", str(error)
+    return _record(run_spec(run, setting), status, reason, measured, _cost(began, s, clock), digests, run)
+
+
+def _user_data(run: Run, stages: Stages) -> list[Example]:
+    return run.attack.data(stages.pools, run.ratio, run.n, run.task, run.seed)
+
+
+def _fine_tune_and_measure(
+    run: Run, setting: Setting, stages: Stages, s: State, user: list[Example], clock: dict[str, float]
+) -> dict[str, Any]:
+    def measure() -> dict[str, Any]:
+        return evaluate(
+            s.testbed, stages.pools, run.task if run.attack.trains_task else None,
+            lambda asked: run.method.answer(s, asked), lambda e: run.attack.ask(e, stages.pools), setting.split,
+        )  # fmt: skip
+
+    before = counts(measure())
+    s.add_stream("user", user)
+    s.add_stream("align", stages.pools.alignment)
+    run.method.start(s)
+    probe = _probe(s, stages, user, setting.protocol)
+    schedule = _schedule(run, setting, stages, len(user))
+    marks = {
+        round(schedule.steps * i / setting.protocol.probe_points) for i in range(setting.protocol.probe_points + 1)
+    }
+    tuning = time.perf_counter()
+    train(s, "user", schedule, run.method.finetune_step, run.method.after_step,
+          lambda done: probe.measure(done) if done in marks else None)  # fmt: skip
+    clock["tune_seconds"] = time.perf_counter() - tuning
+    repairing = time.perf_counter()
+    run.method.repair(s)
+    clock["repair_seconds"] = time.perf_counter() - repairing
+    s.merge_adapter()
+    mechanisms = {**probe.summary(), **s.memo.get("mechanisms", {}), "learning_rate": schedule.lr}
+    return _measured(measure(), before, mechanisms, probe.curves)
+
+
+def _schedule(run: Run, setting: Setting, stages: Stages, examples: int) -> Schedule:
+    lr = stages.learning_rate().info["lr"]
+    if run.attack.adapter(setting.protocol, run.mode):
+        lr *= setting.protocol.adapter_lr
+    return run.attack.schedule(setting.protocol, examples, lr)
+
+
+def _probe(s: State, stages: Stages, user: list[Example], protocol: Protocol) -> Probe:
+    count = protocol.probe_examples
+    known = {p.harmful() for p in stages.pools.attack_harmful}
+    seen = [e for e in user if e in known]
+    return Probe(s, stages.pools.refusals()[:count], seen[:count], stages.pools.harmful_validation[:count])
+
+
+def _measured(
+    metrics: dict[str, Any] | None = None,
+    before: dict[str, Any] | None = None,
+    mechanisms: dict[str, Any] | None = None,
+    curves: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {"metrics": metrics or {}, "before": before or {}, "mechanisms": mechanisms or {}, "curves": curves or {}}
+
+
+def perform_study(study: Study, setting: Setting, seed: int, results: Path, arm: str = "main") -> record.Record:
+    """Measure one replicate of a study and return its record."""
+    from reproduce.lab import Lab
+
+    began = time.perf_counter()
+    lab = Lab(setting, seed, results)
+    found = study.measure(lab)
+    measured = {
+        "findings": {n: vars(f) for n, f in found.findings.items()},
+        "figures": {n: vars(f) for n, f in found.figures.items()},
+    }
+    digests = {"base": _weights_digest(lab.stages.base().tensors)}
+    return _record(study_spec(study, setting, seed, arm), "ok", None, measured, _cost(began), digests, study)
+
+
+def _record(
+    spec: dict[str, Any], status: str, reason: str | None, measured: dict[str, Any], cost: dict[str, Any],
+    digests: dict[str, str], owner: Run | Study,
+) -> record.Record:  # fmt: skip
+    module = owner.owner if isinstance(owner, Run) else owner
+    return {
+        "schema": record.SCHEMA, "key": record.key(spec), "spec": spec, "status": status, "reason": reason,
+        **_rounded(measured), "cost": _rounded(cost), "digests": {**digests, "source": source_digest(type(module))},
+        "environment": environment(), "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }  # fmt: skip
+
+
+def source_digest(owner: type) -> str:
+    """Digest of the file that defines a paper's class, as `hft check` computes it."""
+    return find.source_digest(find.PAPERS.parents[1] / (owner.__module__.replace(".", "/") + ".py"))
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six significant digits: what a reader can use, in a file that stays small."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list) else value
+
+
+def _cost(began: float, s: State | None = None, clock: dict[str, float] | None = None) -> dict[str, Any]:
+    return {
+        "seconds": time.perf_counter() - began, **(clock or {}), "passes": s.cost.passes if s else 0,
+        "tokens": s.cost.tokens if s else 0, "peak_bytes": _peak_bytes(),
+    }  # fmt: skip
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _digests(stages: Stages, s: State, user: list[Example]) -> dict[str, str]:
+    return {
+        "base": _weights_digest(stages.base().tensors), "aligned": _weights_digest(s.references["aligned"]),
+        "data": digest(user), "test": digest(stages.pools.harmful_test),
+    }  # fmt: skip
+
+
+def _weights_digest(values: Weights) -> str:
+    parts = [f"{n}:{t.float().cpu().numpy().tobytes().hex()}" for n, t in sorted(values.items())]
+    return digest(parts)
+
+
+@cache
+def environment() -> dict[str, str]:
+    """The machine and versions a record was made with."""
+    import transformers
+
+    return {
+        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+        "system": f"{platform.system()} {platform.machine()}", "cpus": str(os.cpu_count()), "commit": _commit(),
+    }  # fmt: skip
+
+
+def _commit() -> str:
+    """The checked-out commit, with "+" when reproduce/ differs from it (results aside)."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=find.PAPERS, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "..", ":(exclude)../results")
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")

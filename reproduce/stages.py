@@ -1,0 +1,234 @@
+"""The stages before an attack, each trained once and cached by what was asked: base, ground, aligned model, fine-tuning rate."""
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from reproduce.api import Method, Stage, mixture, sft_step
+from reproduce.data import Pools
+from reproduce.evaluate import evaluate, rate
+from reproduce.model import Weights, load_weights, weights
+from reproduce.protocol import Mode, Protocol, Schedule
+from reproduce.record import key
+from reproduce.state import State
+from reproduce.train import train
+
+CALIBRATION_RATIO = 0.1
+
+
+def default_cache() -> Path:
+    """Where trained stages are kept: HFT_CACHE, or build/stages beside the package."""
+    return Path(os.environ.get("HFT_CACHE") or Path(__file__).parents[1] / "build" / "stages")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Cached tensors by name, and what was measured when they were made."""
+
+    tensors: Weights
+    info: dict[str, Any]
+
+
+@dataclass
+class Stages:
+    """All models of one replicate (seed) of a testbed under a protocol."""
+
+    testbed: Any
+    protocol: Protocol
+    seed: int
+    cache: Path = field(default_factory=default_cache)
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    @cached_property
+    def pools(self) -> Pools:
+        pools: Pools = self.testbed.pools(self.seed)
+        return pools
+
+    def state(self, values: Weights | None = None) -> State:
+        """A state whose model is untrained, or carries `values`."""
+        model = self.testbed.new_model(self.seed)
+        if values is not None:
+            load_weights(model, values)
+        return State(model.to(device=self.device, dtype=self.dtype), self.testbed, self.pools, self.seed)
+
+    def base(self) -> Checkpoint:
+        """The pre-trained model: answers everything, refuses nothing."""
+        schedule = self.protocol.pretrain
+        if schedule is None:
+            return Checkpoint(weights(self.testbed.new_model(self.seed)), {})
+
+        def make() -> Checkpoint:
+            s = self.state()
+            s.add_stream("pretraining", self.testbed.pretraining(self.seed, self.protocol.pretrain_examples))
+            train(s, "pretraining", schedule, sft_step)
+            return Checkpoint(weights(s.model), {})
+
+        return self._cached("base", {}, make)
+
+    def ground(self) -> Checkpoint:
+        """Alignment phase 1: plain SFT on the alignment data, on until the gates hold on validation prompts."""
+
+        def make() -> Checkpoint:
+            s = self.state(self.base().tensors)
+            s.add_stream("align", self.pools.alignment)
+            rounds: list[dict[str, Any]] = []
+            while len(rounds) < self.protocol.max_grounds:
+                train(s, "align", self.protocol.ground, sft_step)
+                rounds.append(self.gates(s, "validation"))
+                if all(gate["ok"] for gate in rounds[-1].values()):
+                    break
+            return Checkpoint(weights(s.model), {"rounds": rounds})
+
+        return self._cached("ground", {}, make)
+
+    def gates(self, s: State, split: str) -> dict[str, dict[str, Any]]:
+        """The aligned model's gates: each with its value, lower limit and whether it holds."""
+        m = evaluate(self.testbed, self.pools, self.protocol.task, s.generate, split=split)
+        values = {
+            "safe": 1 - rate(m["harmful"]),
+            "benign_help": rate(m["benign_help"]),
+            "lookalike": rate(m["lookalike"]),
+        }
+        return {
+            name: {"value": values[name], "limit": limit, "ok": values[name] >= limit}
+            for name, limit in self.protocol.gates
+        }
+
+    def aligned(self, method: Method, mode: Mode) -> Checkpoint:
+        """The model right before fine-tuning; in single-LoRA mode the tensors are its adapter's, on the ground model."""
+        if not method.aligned:
+            return self.base()
+        own = method.stage is Stage.ALIGNMENT
+        aligner = method if own else Method()
+        asked = {"method": method.configuration(), "version": method.version} if own else {}
+
+        def make() -> Checkpoint:
+            began = time.perf_counter()
+            s = self.state(self.ground().tensors)
+            s.references["base"] = self._to_device(self.base().tensors)
+            s.add_stream("align", self.pools.alignment)
+            if mode != "full":
+                s.attach_adapter(self.protocol.lora, "align")
+            aligner.start(s)
+            train(s, "align", self._align_schedule(mode), aligner.align_step)
+            info = {"passes": s.cost.passes, "tokens": s.cost.tokens, "seconds": time.perf_counter() - began}
+            if mode == "single-lora":
+                return Checkpoint(_trainable(s), info)
+            s.merge_adapter()
+            return Checkpoint(weights(s.model), info)
+
+        return self._cached("aligned", {**asked, "mode": mode}, make)
+
+    def _to_device(self, tensors: Weights) -> Weights:
+        return {n: t.to(device=self.device, dtype=self.dtype) for n, t in tensors.items()}
+
+    def _align_schedule(self, mode: Mode) -> Schedule:
+        schedule = self.protocol.align
+        scale = 1.0 if mode == "full" else self.protocol.adapter_lr
+        return Schedule(steps=schedule.steps, batch=schedule.batch, lr=schedule.lr * scale)
+
+    def ready(self, method: Method, mode: Mode, adapter: bool) -> State:
+        """A state as it enters fine-tuning: aligned by `method`, with a trainable adapter if one is asked for."""
+        checkpoint = self.aligned(method, mode)
+        if mode == "single-lora" and method.aligned:
+            s = self.state(self.ground().tensors)
+            s.attach_adapter(self.protocol.lora, "align")
+            _load_trainable(s, checkpoint.tensors)
+            s.references["aligned"] = s.effective_weights()
+            if not adapter:
+                s.merge_adapter()
+        else:
+            s = self.state(checkpoint.tensors)
+            s.references["aligned"] = weights(s.model)
+            if adapter:
+                s.attach_adapter(self.protocol.lora, "tune")
+        s.references["base"] = self._to_device(self.base().tensors)
+        s.stage = "finetune"
+        return s
+
+    def learning_rate(self) -> Checkpoint:
+        """The graded attack's full-parameter rate: the lowest of the grid whose undefended SFT lands in the band.
+
+        Validation prompts, ratio 0.1, the default task. When no rate lands inside, the one nearest to the band's middle.
+        """
+        from reproduce.baselines import Poison, Sft
+
+        low, high = self.protocol.hs_band
+        if len(self.protocol.lr_grid) == 1:
+            return Checkpoint({}, {"lr": self.protocol.lr_grid[0], "tried": {}, "inside": None})
+
+        def make() -> Checkpoint:
+            tried: dict[str, float] = {}
+            for lr in self.protocol.lr_grid:
+                s = self.ready(Sft(), "full", adapter=False)
+                user = mixture(self.pools, CALIBRATION_RATIO, self.protocol.n, self.protocol.task, self.seed)
+                s.add_stream("user", user)
+                train(s, "user", Poison().schedule(self.protocol, len(user), lr), sft_step)
+                m = evaluate(self.testbed, self.pools, self.protocol.task, s.generate, split="validation")
+                tried[str(lr)] = rate(m["harmful"])
+                if tried[str(lr)] >= low:
+                    break
+            chosen = min(tried, key=lambda t: _outside(tried[t], low, high))
+            info = {"lr": float(chosen), "tried": tried, "inside": low <= tried[chosen] <= high}
+            return Checkpoint({}, info)
+
+        return self._cached("rate", {}, make)
+
+    def _cached(self, stage: str, asked: dict[str, Any], make: Callable[[], Checkpoint]) -> Checkpoint:
+        spec = {
+            "stage": stage, "protocol": self.protocol.name, "testbed": self.testbed.name, "model": self.testbed.model_name,
+            "data": self.testbed.data_name, "seed": self.seed, "dtype": str(self.dtype), **asked,
+        }  # fmt: skip
+        path = self.cache / f"{stage}-{key(spec)}.safetensors"
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                _save(make(), spec, path)
+        return _load(path)
+
+
+def _outside(value: float, low: float, high: float) -> tuple[float, float]:
+    return max(low - value, value - high, 0.0), math.fabs(value - (low + high) / 2)
+
+
+def _trainable(s: State) -> Weights:
+    return {n: p.detach().clone() for n, p in s.model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def _load_trainable(s: State, values: Weights) -> None:
+    for name, p in s.model.named_parameters():
+        if p.requires_grad:
+            p.copy_(values[name])
+
+
+def _save(checkpoint: Checkpoint, spec: dict[str, Any], path: Path) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    os.close(handle)
+    try:
+        tensors = {n: t.contiguous().cpu() for n, t in checkpoint.tensors.items()} or {"none": torch.zeros(0)}
+        save_file(tensors, temporary, {"info": json.dumps(checkpoint.info), "spec": json.dumps(spec)})
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _load(path: Path) -> Checkpoint:
+    with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        info = json.loads(file.metadata()["info"])
+    tensors = load_file(path)
+    tensors.pop("none", None)
+    return Checkpoint(tensors, info)

@@ -1,0 +1,159 @@
+"""Vaccine: one joint worst-case shift of all attention outputs, two passes, gradients of the second only."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reproduce.api import sft_step
+from reproduce.papers.p2402_01109_vaccine import Vaccine
+from reproduce.state import Batch, State
+
+
+class ScalarAttention(nn.Module):
+    """e = w * x, in a tuple as attention modules return it."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([weight]))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return self.weight * x, None
+
+
+class PlainMLP(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Layer(nn.Module):
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.attention, self.mlp = ScalarAttention(weight), PlainMLP()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.mlp(self.attention(x)[0])
+
+
+class Chain(nn.Module):
+    """Two layers without residual connection: e1 = w1 x, e2 = w2 e1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = nn.Module()
+        self.decoder.layers = nn.ModuleList([Layer(4.0), Layer(0.75)])
+
+    def get_decoder(self) -> nn.Module:
+        return self.decoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.decoder.layers:  # type: ignore[union-attr]
+            x = layer(x)
+        return x
+
+
+class ChainState(State):
+    """Loss (e2 - y)^2 / 2 with x = y = 1."""
+
+    def loss(self, batch: Batch, *, each: bool = False) -> Tensor:
+        del batch, each
+        loss: Tensor = ((self.model(torch.ones(1, 1, 1)) - 1) ** 2).sum() / 2
+        return loss
+
+
+@pytest.fixture
+def chain() -> ChainState:
+    return ChainState(Chain(), None, None, 0)  # type: ignore[arg-type]
+
+
+ONE = torch.ones(1, 1)
+BATCH = Batch([], ONE, ONE, ONE)
+
+
+def chain_grads(s: State) -> list[float]:
+    return [float(g) for g in s.grads()]
+
+
+def test_scalar_example_of_the_dossier(chain: ChainState) -> None:
+    method = Vaccine(rho=2.5)
+    assert [float(e) for e in method.perturbation(chain, BATCH)] == pytest.approx([1.5, 2.0], rel=1e-6)
+    assert method.align_step(chain, BATCH) == pytest.approx(13.1328125, rel=1e-6)  # the shifted loss is logged
+    assert chain_grads(chain) == pytest.approx([3.84375, 28.1875], rel=1e-6)
+
+
+def test_the_example_tells_the_wrong_variants_apart(chain: ChainState) -> None:
+    sft_step(chain, BATCH)
+    assert chain_grads(chain) == [1.5, 8.0]
+    chain.clear_grads()
+    one_ball_per_layer = [torch.tensor(2.5), torch.tensor(2.5)]
+    with chain.shift("attention", one_ball_per_layer):
+        sft_step(chain, BATCH)
+    assert chain_grads(chain) == [4.78125, 41.4375]
+
+
+@pytest.fixture
+def batch(s: State) -> Batch:
+    return s.draw("align", 6)
+
+
+def test_joint_norm_is_rho_over_layers_rows_and_positions(s: State, batch: Batch) -> None:
+    shifts = Vaccine(rho=2.0).perturbation(s, batch)
+    assert len(shifts) == len(s.blocks())
+    squares = [float(e.double().square().sum()) for e in shifts]
+    assert sum(squares) == pytest.approx(4.0, rel=1e-5)
+    assert max(squares) < 3.999  # no layer has a ball of its own
+    assert all(e.shape == (*batch.ids.shape, 16) for e in shifts)
+
+
+def test_shift_raises_the_loss_and_its_opposite_lowers_it(s: State, batch: Batch) -> None:
+    shifts = Vaccine(rho=0.05).perturbation(s, batch)
+    plain = float(s.loss(batch))
+    with s.shift("attention", shifts):
+        raised = float(s.loss(batch))
+    with s.shift("attention", [-e for e in shifts]):
+        lowered = float(s.loss(batch))
+    assert lowered < plain < raised
+
+
+def test_shift_follows_the_gradient_of_every_position(s: State, batch: Batch) -> None:
+    shifts = Vaccine(rho=1.0).perturbation(s, batch)
+    assert all(not e.requires_grad for e in shifts)
+    assert all(bool((e[~batch.real] == 0).all()) for e in shifts)  # padding is not shifted
+    assert bool(shifts[0][batch.prompt].any())  # prompts are: the answer sees them through later layers
+    used = batch.real.clone()  # the last layer's output matters only where the next token carries loss
+    used[:, :-1] = batch.answer[:, 1:]
+    used[:, -1] = False
+    assert not bool(shifts[-1][~used].any())
+    assert bool((shifts[-1][used] != 0).any(-1).all())
+
+
+def test_only_gradients_of_the_shifted_pass_remain(
+    s: State, batch: Batch, hooks_of: Callable[[Any], list[str]]
+) -> None:
+    method = Vaccine(rho=2.0)
+    shifts = method.perturbation(s, batch)
+    assert all(p.grad is None for p in s.params())
+    with s.shift("attention", shifts):
+        wanted = torch.autograd.grad(s.loss(batch), s.params())
+    s.clear_grads()
+    method.align_step(s, batch)
+    for found, expected in zip(s.grads(), wanted, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert hooks_of(s.model) == []
+
+
+def test_accumulated_gradients_of_an_earlier_pass_do_not_leak(s: State, batch: Batch) -> None:
+    Vaccine().align_step(s, batch)
+    once = s.grads()
+    s.clear_grads()
+    sft_step(s, batch)  # left in .grad by someone; zeroing before pass 2 is part of the method
+    Vaccine().align_step(s, batch)
+    for a, b in zip(s.grads(), once, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_costs_two_forward_and_two_backward_passes(s: State, batch: Batch) -> None:
+    Vaccine().align_step(s, batch)
+    assert s.cost.passes == 4
