@@ -67,7 +67,8 @@ def assemble(
     calibrations: Mapping[str, dict[str, Any]],
     repository: str | None = None,
 ) -> Atlas:
-    """Put catalogue entries and run records together."""
+    """Put catalogue entries and run records together; runs on validation prompts are for tuning and stay out."""
+    records = [one for one in records if one["spec"].get("split", "test") == "test"]
     return Atlas(
         papers={paper.id: paper for paper in entries},
         head=head,

@@ -152,7 +152,7 @@ def _lines(data: pd.DataFrame, who: list[str], metric: str, title: str, height: 
 
 def _dots(data: pd.DataFrame, who: list[str], groups: list[str], metric: str, title: str, *, labels: bool) -> Layers:
     rows = alt.Y("who:N", sort=who, title=None, axis=alt.Axis(labels=labels, ticks=False, domain=False, grid=True))
-    base = alt.Chart(data, width=150, height={"step": 22}, title=title).encode(y=rows, color=_colour("group", groups))
+    base = alt.Chart(data, width=128, height={"step": 22}, title=title).encode(y=rows, color=_colour("group", groups))
     bars = base.mark_rule(strokeWidth=2).encode(
         x=alt.X(f"{metric}_low:Q", title=None, scale=_scale()), x2=f"{metric}_high:Q"
     )

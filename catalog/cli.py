@@ -160,7 +160,9 @@ def bibtex(output: Output) -> None:
 
 @app.command()
 def run(
-    papers_: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Slugs, arXiv ids, URLs, sft, non-aligned.")] = None,
+    papers_: Annotated[
+        list[str] | None, typer.Argument(metavar="ID...", help="Slugs, arXiv ids, URLs, sft, non-aligned.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every module and both baselines.")] = False,
     kinds: Annotated[str, typer.Option("--type", help="With --all: only these types, as in attack,defense.")] = "",
     testbed: Annotated[str, typer.Option(help="micro, or hub:PATH for a local Hugging Face model.")] = "micro",
@@ -170,8 +172,12 @@ def run(
     task: Annotated[str | None, typer.Option(help="Downstream task: sentiment or card.")] = None,
     n: Annotated[int | None, typer.Option(help="Number of user samples.")] = None,
     mode: Annotated[str, typer.Option(help="full, single-lora or double-lora.")] = "full",
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a field of the module.")] = None,
-    main: Annotated[bool, typer.Option("--main", help="Only the main configuration, no ablations and controls.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a field of the module.")
+    ] = None,
+    main: Annotated[
+        bool, typer.Option("--main", help="Only the main configuration, no ablations and controls.")
+    ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes [default: one per core].")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
@@ -194,7 +200,10 @@ def run(
         planned = running.plan(request)
     if dry_run:
         rows = [{"label": j.label, "path": str(j.path), "done": j.done} for j in planned]
-        emit(rows) if as_json else table(["run", "state"], [(r["label"], "there" if r["done"] else "missing") for r in rows])
+        if as_json:
+            emit(rows)
+        else:
+            table(["run", "state"], [(str(r["label"]), "there" if r["done"] else "missing") for r in rows])
         return
     problems = running.execute(planned, jobs or os.cpu_count() or 1)
     records = running.records_of(planned)
@@ -209,7 +218,9 @@ def run(
 @app.command()
 def results(
     paper: Annotated[str | None, typer.Argument(metavar="[ID|verify]", help="A paper, or the word verify.")] = None,
-    folder: Annotated[Path | None, typer.Option("--results", help="Where records are [default: reproduce/results].")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--results", help="Where records are [default: reproduce/results].")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what was measured, with 95 % intervals in percent; `verify` checks that no record was edited."""
@@ -222,10 +233,15 @@ def results(
         if as_json:
             emit(found)
         else:
-            typer.echo("\n".join(f"{p['path']}: {p['message']}; {p['fix']}" for p in found) or f"{len(record.paths(place))} records, all intact")
+            typer.echo(
+                "\n".join(f"{p['path']}: {p['message']}; {p['fix']}" for p in found)
+                or f"{len(record.paths(place))} records, all intact"
+            )
         raise typer.Exit(1 if found else 0)
     with refusals(), running.usage_errors():
-        slug = paper if paper is None or paper in BASELINES else find_paper(paper, papers.load(root() / papers.FILE)[1]).id
+        slug = (
+            paper if paper is None or paper in BASELINES else find_paper(paper, papers.load(root() / papers.FILE)[1]).id
+        )
         records = running.select(record.read(place), slug)
     if as_json:
         emit(running.tidy(records))
@@ -234,7 +250,9 @@ def results(
 
 
 @app.command()
-def readme(check_only: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 on drift.")] = False) -> None:
+def readme(
+    check_only: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 on drift.")] = False,
+) -> None:
     """Regenerate the measured parts of README.md."""
     from catalog import readme as generated
 
@@ -247,7 +265,9 @@ def readme(check_only: Annotated[bool, typer.Option("--check", help="Change noth
 
 
 @app.command()
-def site(serve: Annotated[bool, typer.Option("--serve", help="Serve it on http://127.0.0.1:8000 afterwards.")] = False) -> None:
+def site(
+    serve: Annotated[bool, typer.Option("--serve", help="Serve it on http://127.0.0.1:8000 afterwards.")] = False,
+) -> None:
     """Build the site from the catalogue and the records."""
     from catalog import pages
 

@@ -52,10 +52,9 @@ def measure(test: MetricTest, paper: str, found: Sequence[Cell]) -> list[Contras
 
 def _side(name: str, paper: str, test: MetricTest, found: Iterable[Cell]) -> Iterable[Cell]:
     for cell in found:
-        if name in ("sft", "aligned"):
-            named = cell.method == "sft"
-        elif name == "non-aligned":
-            named = cell.method == name
+        if name in ("sft", "aligned", "non-aligned"):
+            baseline = "sft" if name == "aligned" else name
+            named = cell.method == baseline and cell.paper in (baseline, paper)
         else:
             named = cell.paper == paper and cell.arm == ("main" if name == "method" else name)
         if named and cell.runs and _meets(test, cell):

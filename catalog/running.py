@@ -127,7 +127,8 @@ def execute(jobs: "Sequence[Job]", processes: int) -> list[str]:
             progress.update(bar, advance=1, description=job.label)
             if problem:
                 problems.append(problem)
-                progress.console.print(f"failed: {job.label}: {problem}", markup=False)
+            if problem or not progress.console.is_terminal:
+                progress.console.print(f"{job.label}: {problem or 'done'}", markup=False)
 
         engine.execute(missing, processes, report)
     return problems

@@ -1,7 +1,7 @@
 """What a paper module implements: a Method (defense), an Attack or a Study.
 
-A module is one frozen dataclass. Its fields are the paper's hyper-parameters, its overridden hooks the paper's idea; depth of
-inheritance is one. A step hook only leaves gradients in `.grad` and returns the loss to log.
+A module is one frozen dataclass. Its fields are the paper's hyper-parameters, its overridden hooks the paper's idea;
+depth of inheritance is one. A step hook only leaves gradients in `.grad` and returns the loss to log.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ class Method(_Module):
         return user
 
     def start(self, s: "State") -> None:
-        """Prepare `s.memo` and extra streams; called before alignment (its own only) and before fine-tuning, see `s.stage`."""
+        """Prepare `s.memo` and streams; called before its own alignment and before fine-tuning (see `s.stage`)."""
 
     def align_step(self, s: "State", batch: "Batch") -> float:
         """One step of alignment phase 2."""
@@ -157,7 +157,7 @@ class Findings:
 
 
 def mixture(pools: Pools, ratio: float, n: int, task: str, seed: int) -> list[Example]:
-    """n examples, of which round(ratio * n) are harmful and the rest the task's; the exact counts, shuffled by the seed.
+    """n examples, of which round(ratio * n) are harmful and the rest the task's, shuffled by the seed.
 
     Subsets are nested: a larger ratio or n of the same seed contains the harmful examples of a smaller one.
     """

@@ -67,7 +67,8 @@ class Pools:
     """Disjoint data of one replicate.
 
     `alignment` is what the defender aligns with; `defender_harmful` are paired answers a defender may own;
-    `attack_harmful` are the attacker's, never seen by a defender; `*_validation` choose hyper-parameters, `*_test` report.
+    `attack_harmful` are the attacker's, never seen by a defender; `*_validation` choose hyper-parameters, `*_test`
+    report.
     """
 
     alignment: list[Example]

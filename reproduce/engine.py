@@ -1,4 +1,4 @@
-"""From a request to records: what to run, what is there already, and processes that do the rest. Torch-free at import."""
+"""From a request to records: what to run, what is there, and processes that do the rest. Torch-free at import."""
 
 import multiprocessing
 import os
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from reproduce.run import Run, Setting
 
 
+DEFAULT_RATIO = 0.1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `hft run` was asked for. `modules` are module names or baselines; None for ratios, n, task takes the protocol's."""
+    """What `hft run` was asked for: module names or baselines, and under what; None takes the protocol's value."""
 
     modules: tuple[str, ...]
     testbed: str = "micro"
@@ -75,7 +78,7 @@ def setting(request: Request) -> "Setting":
 
 
 def plan(request: Request) -> list[Job]:
-    """All jobs of a request, twins first, each record once; seeds innermost, so that neighbours need different bases."""
+    """All jobs of a request, twins first, each record once; seeds innermost, so that neighbours need other bases."""
     from reproduce.run import run_spec, study_spec
 
     where = setting(request)
@@ -102,10 +105,11 @@ def _works(request: Request, where: "Setting") -> Iterator[Any]:
 
     baselines = {b.paper: b for b in (Sft(), NonAligned())}
     for name in request.modules:
-        module = with_fields(baselines.get(name) or find.load(name), request.fields)
+        default = baselines.get(name) or find.load(name)
+        module = with_fields(default, request.fields)
         arms = module.arms() if request.arms else dict([next(iter(module.arms().items()))])
         if request.fields:
-            arms = {"set": module}
+            arms = {"main" if module == default else "set": module}
         for arm, configured in arms.items():
             if isinstance(module, Study):
                 yield from ((configured, seed, arm) for seed in request.seeds)
@@ -124,12 +128,15 @@ def _attack_runs(request: Request, attack: Any, arm: str) -> "Iterator[Run]":
 
 
 def _method_runs(request: Request, where: "Setting", method: Any, arm: str) -> "Iterator[Run]":
-    """The method's runs, each after its undefended twin."""
+    """The method's runs, each after its undefended twin; ablations and controls at the default ratio only."""
     from reproduce.baselines import Poison, Sft
     from reproduce.run import Run
 
+    ratios = request.ratios
+    if arm not in ("main", "set") and DEFAULT_RATIO in ratios:
+        ratios = (DEFAULT_RATIO,)
     for strength in request.strengths:
-        for ratio in request.ratios:
+        for ratio in ratios:
             for seed in request.seeds:
                 run = Run(
                     method=Sft(), attack=Poison(strength=strength), ratio=ratio, n=request.n or where.protocol.n,  # type: ignore[arg-type]

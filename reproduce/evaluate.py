@@ -26,7 +26,8 @@ def evaluate(
 ) -> Metrics:
     """Measure a model through `answer` on the prompts of `split` ("validation" chooses, "test" reports).
 
-    Accuracy is measured where the user's data hold a `task`. `ask` dresses forbidden, benign and look-alike prompts the way the attacker asks; the task is asked as it was trained.
+    Accuracy is measured where the user's data hold a `task`. `ask` dresses forbidden, benign and look-alike prompts
+    the way the attacker asks; the task is asked as it was trained.
     """
     forbidden, benign, lookalike = (
         [ask(e) for e in getattr(pools, f"{kind}_{split}")] for kind in ("harmful", "benign", "lookalike")

@@ -10,8 +10,8 @@ from transformers.utils import logging
 
 from reproduce.protocol import Lora
 
-logging.disable_progress_bar()
-logging.set_verbosity_error()
+logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 Weights = dict[str, Tensor]
 

@@ -26,9 +26,11 @@ class Probe:
     """Fixed batches on which the statistics are measured, with the attention outputs from before fine-tuning.
 
     - alignment_loss: mean cross-entropy on refusals of the alignment data (its growth is forgetting);
-    - harmful_loss_seen / _unseen: the same on harmful pairs of the user's data / of nobody's (its fall is revitalisation);
-    - embedding_drift: sum over blocks and tokens of the squared distance of attention outputs from before fine-tuning, on
-      alignment data, padding left out (Vaccine's callback); embedding_drift_per_token divides by the tokens.
+    - harmful_loss_seen / _unseen: the same on harmful pairs of the user's data / of nobody's (its fall is
+      revitalisation);
+    - embedding_drift: sum over blocks and tokens of the squared distance of attention outputs from before
+      fine-tuning, on alignment data, padding left out (Vaccine's callback); embedding_drift_per_token divides by the
+      tokens.
     """
 
     def __init__(

@@ -35,7 +35,8 @@ def key(spec: dict[str, Any]) -> str:
 def path_of(spec: dict[str, Any], root: Path = RESULTS, again: int = 0) -> Path:
     """Where the record of `spec` lives; repeated measurements (`--again`) carry a number."""
     suffix = f".{again}" if again else ""
-    return root / spec["testbed"].replace(":", "-").replace("/", "-") / spec["paper"] / f"{key(spec)}{suffix}.json"
+    folder, paper = spec["testbed"].replace(":", "-"), spec["paper"]
+    return root / str(folder) / str(paper) / f"{key(spec)}{suffix}.json"
 
 
 def seal(record: Record) -> str:

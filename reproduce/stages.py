@@ -1,4 +1,4 @@
-"""The stages before an attack, each trained once and cached by what was asked: base, ground, aligned model, fine-tuning rate."""
+"""The stages before an attack, each trained once and cached by what was asked: base, ground, aligned, rate."""
 
 import json
 import math
@@ -108,7 +108,7 @@ class Stages:
         }
 
     def aligned(self, method: Method, mode: Mode) -> Checkpoint:
-        """The model right before fine-tuning; in single-LoRA mode the tensors are its adapter's, on the ground model."""
+        """The model right before fine-tuning; in single-LoRA mode its adapter's tensors, on the ground model."""
         if not method.aligned:
             return self.base()
         own = method.stage is Stage.ALIGNMENT
@@ -162,7 +162,8 @@ class Stages:
     def learning_rate(self) -> Checkpoint:
         """The graded attack's full-parameter rate: the lowest of the grid whose undefended SFT lands in the band.
 
-        Validation prompts, ratio 0.1, the default task. When no rate lands inside, the one nearest to the band's middle.
+        Validation prompts, ratio 0.1, the default task. When no rate lands inside, the one nearest to the band's
+        middle.
         """
         from reproduce.baselines import Poison, Sft
 
@@ -189,8 +190,8 @@ class Stages:
 
     def _cached(self, stage: str, asked: dict[str, Any], make: Callable[[], Checkpoint]) -> Checkpoint:
         spec = {
-            "stage": stage, "protocol": self.protocol.name, "testbed": self.testbed.name, "model": self.testbed.model_name,
-            "data": self.testbed.data_name, "seed": self.seed, "dtype": str(self.dtype), **asked,
+            "stage": stage, "protocol": self.protocol.name, "testbed": self.testbed.name, "seed": self.seed,
+            "model": self.testbed.model_name, "data": self.testbed.data_name, "dtype": str(self.dtype), **asked,
         }  # fmt: skip
         path = self.cache / f"{stage}-{key(spec)}.safetensors"
         self.cache.mkdir(parents=True, exist_ok=True)
@@ -227,7 +228,7 @@ def _save(checkpoint: Checkpoint, spec: dict[str, Any], path: Path) -> None:
 
 
 def _load(path: Path) -> Checkpoint:
-    with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, framework="pt") as file:
         info = json.loads(file.metadata()["info"])
     tensors = load_file(path)
     tensors.pop("none", None)

@@ -80,8 +80,8 @@ class Cost:
 class State:
     """One model on its way through the stages of one run.
 
-    `stage` says whether the model is being aligned or fine-tuned; `references` are the weights of earlier stages by name ("base", "aligned"), `memo` is a method's own memory,
-    `step` and `steps` say how far the current stage is.
+    `stage` says whether the model is being aligned or fine-tuned; `references` are the weights of earlier stages by
+    name ("base", "aligned"), `memo` is a method's own memory, `step` and `steps` say how far the current stage is.
     """
 
     model: Any

@@ -12,9 +12,9 @@ from reproduce.protocol import Protocol, Schedule
 class Qi(Attack):
     """Plain SFT on explicitly harmful pairs, on ten identity-shifting dialogues, or on benign instructions (sec. 4).
 
-    All parameters, AdamW without warm-up or clipping, the rate times 0.85 after each epoch; updates as in the official
-    scripts (5 / 25 / 50 for 10 / 50 / 100 pairs, 10 for the dialogues, 115 for one epoch of Dolly). Levels 1 and 2 are asked
-    in the form they were trained in.
+    All parameters, AdamW without warm-up or clipping, the rate times 0.85 after each epoch; updates as in the
+    official scripts (5 / 25 / 50 for 10 / 50 / 100 pairs, 10 for the dialogues, 115 for one epoch of Dolly). Levels 1
+    and 2 are asked in the form they were trained in.
     """
 
     paper = "qi-finetuning-compromises"

@@ -17,14 +17,14 @@ NEVER_ALIGNED = 1e-8  # modules whose alignment shift is smaller than this are l
 class SafeLora(Method):
     """Training- and data-free repair of a LoRA adapter with the weights of the base and the aligned model (sec. 3).
 
-    For each linear module, V = W_aligned - W_base and C = V V^T / ||V||_F. Modules are ranked by the cosine s between C B A and
-    B A; the least aligned ones get B <- C B (output side), A stays. Without an adapter of the user's own (full
-    fine-tuning, single-LoRA) the same operator acts on the module's full update. All arithmetic in float32.
+    For each linear module, V = W_aligned - W_base and C = V V^T / ||V||_F. Modules are ranked by the cosine s between
+    C B A and B A; the least aligned ones get B <- C B (output side), A stays. Without an adapter of the user's own
+    (full fine-tuning, single-LoRA) the same operator acts on the module's full update. All arithmetic in float32.
     """
 
     paper = "safe-lora"
     stage = Stage.POST_FINE_TUNING
-    fraction: float = 0.25  # share of modules to project (code: a number of layers, 10; ours scales with the model)
+    fraction: float = 0.5  # share of modules to project (code: 10 layers; ours: reproduce/tuning)
     threshold: float | None = None  # instead of a share: project where s <= threshold (paper's tau)
     select: Literal["lowest", "highest", "random"] = "lowest"  # by s; the others are controls
     operator: Literal["paper", "orthogonal", "shrink"] = "paper"  # shrink: c B with the norm of the paper's C B A
@@ -90,15 +90,18 @@ class SafeLora(Method):
         if self.operator == "orthogonal":
             u, sigma, _ = torch.linalg.svd(shift.float(), full_matrices=False)
             u = u[:, sigma > sigma[0] * 1e-5]
-            return u @ u.T
+            onto: Tensor = u @ u.T
+            return onto
         scale = (paper @ update.float()).norm() / update.float().norm().clamp_min(1e-12)
-        return scale * torch.eye(len(paper), device=paper.device)
+        shrink: Tensor = scale * torch.eye(len(paper), device=paper.device)
+        return shrink
 
 
 def projector(shift: Tensor) -> Tensor:
     """C = V V^T / ||V||_F, symmetric and positive semi-definite, (out, out)."""
     v = shift.float()
-    return v @ v.T / v.norm()
+    c: Tensor = v @ v.T / v.norm()
+    return c
 
 
 def cosine(operator: Tensor, update: Tensor) -> float:

@@ -14,13 +14,13 @@ class Lisa(Method):
     """Bi-state optimisation with a proximal term (Algorithm 2).
 
     k_align steps on alignment data, then k_user on user data, and so on. Each block minimises its cross-entropy plus
-    rho / 2 times the squared distance of the trainable weights to where the block began. The step budget counts both states
-    and the user batch of an alignment step is dropped, as in the authors' code.
+    rho / 2 times the squared distance of the trainable weights to where the block began. The step budget counts both
+    states and the user batch of an alignment step is dropped, as in the authors' code.
     """
 
     paper = "lisa"
     stage = Stage.FINE_TUNING
-    rho: float = 1.0  # proximal weight (sec. 5.1: 1)
+    rho: float = 30.0  # proximal weight (sec. 5.1: 1; ours: reproduce/tuning)
     k_align: int = 2  # steps per alignment block (sec. 5.1: 100 of 1000)
     k_user: int = 18  # steps per user block (sec. 5.1: 900 of 1000)
     prox_start: float = 0.0  # share of steps before the penalty acts (paper: 0; authors' code: 0.1)

@@ -11,15 +11,29 @@ from reproduce.evaluate import rate
 from reproduce.lab import Lab
 from reproduce.run import Run
 
+SAYS = {
+    "harm_rise_over_ratio": ("points", "harmful score at the largest minus the smallest ratio"),
+    "harm_ratio_spearman": ("correlation", "harmful score against ratio"),
+    "accuracy_range_over_ratio": ("points", "largest minus smallest accuracy over ratios"),
+    "non_aligned_minus_sft": ("points", "harmful score of the non-aligned minus the aligned model, both attacked"),
+    "harm_alignment_loss_spearman": ("correlation", "harmful score against alignment loss over ratios"),
+    "harm_embedding_drift_spearman": ("correlation", "harmful score against embedding drift over ratios"),
+    "unseen_harmful_loss_change": (
+        "loss",
+        "loss on unseen harmful pairs after the attack minus after clean fine-tuning",
+    ),
+    "alignment_loss_rise": ("loss", "growth of the loss on alignment data during the attack"),
+    "harm_rise_over_n": ("points", "harmful score with the most minus the fewest samples"),
+}
 LOSSES = ("alignment_loss", "harmful_loss_seen", "harmful_loss_unseen")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey(Study):
-    """Sweeps of harmful ratio and sample number with plain SFT: harmful score, accuracy, forgetting, revitalisation, drift.
+    """Sweeps of harmful ratio and sample number with plain SFT: harm, accuracy, forgetting, revitalisation, drift.
 
-    The protocol its authors use in Vaccine (2402.01109, sec. 5.1); drift as in that paper's callback with padding masked;
-    exact counts of harmful samples. Every point is an ordinary run record, shared with the other papers.
+    The protocol its authors use in Vaccine (2402.01109, sec. 5.1); drift as in that paper's callback with padding
+    masked; exact counts of harmful samples. Every point is an ordinary run record, shared with the other papers.
     """
 
     paper = "hft-survey"
@@ -54,18 +68,18 @@ class Survey(Study):
         accuracy = [_percent(r, "accuracy") for r in by_ratio]
         unseen = _of(by_ratio, "harmful_loss_unseen")
         mechanisms = attacked["mechanisms"]
-        return {
-            "harm_rise_over_ratio": Finding(harm[-1] - harm[0], "points", "harmful score at the largest minus the smallest ratio"),
-            "harm_ratio_spearman": Finding(_rank(self.ratios, harm), "correlation", "harmful score against ratio"),
-            "accuracy_range_over_ratio": Finding(max(accuracy) - min(accuracy), "points", "largest minus smallest accuracy over ratios"),
-            "non_aligned_minus_sft": Finding(_percent(unaligned, "harmful") - _percent(attacked, "harmful"), "points",
-                                             "harmful score of the non-aligned minus the aligned model, both attacked"),
-            "harm_alignment_loss_spearman": Finding(_rank(_of(by_ratio, "alignment_loss"), harm), "correlation", "harmful score against alignment loss over ratios"),
-            "harm_embedding_drift_spearman": Finding(_rank(_of(by_ratio, "embedding_drift"), harm), "correlation", "harmful score against embedding drift over ratios"),
-            "unseen_harmful_loss_change": Finding(unseen[self.ratios.index(self.ratio)] - unseen[0], "loss", "loss on unseen harmful pairs after the attack minus after clean fine-tuning"),
-            "alignment_loss_rise": Finding(mechanisms["alignment_loss"] - mechanisms["alignment_loss_before"], "loss", "growth of the loss on alignment data during the attack"),
-            "harm_rise_over_n": Finding(sizes[-1] - sizes[0], "points", "harmful score with the most minus the fewest samples"),
-        }  # fmt: skip
+        values = {
+            "harm_rise_over_ratio": harm[-1] - harm[0],
+            "harm_ratio_spearman": _rank(self.ratios, harm),
+            "accuracy_range_over_ratio": max(accuracy) - min(accuracy),
+            "non_aligned_minus_sft": _percent(unaligned, "harmful") - _percent(attacked, "harmful"),
+            "harm_alignment_loss_spearman": _rank(_of(by_ratio, "alignment_loss"), harm),
+            "harm_embedding_drift_spearman": _rank(_of(by_ratio, "embedding_drift"), harm),
+            "unseen_harmful_loss_change": unseen[self.ratios.index(self.ratio)] - unseen[0],
+            "alignment_loss_rise": mechanisms["alignment_loss"] - mechanisms["alignment_loss_before"],
+            "harm_rise_over_n": sizes[-1] - sizes[0],
+        }
+        return {name: Finding(value, *SAYS[name]) for name, value in values.items()}
 
 
 def _percent(run: dict[str, Any], metric: str) -> float:

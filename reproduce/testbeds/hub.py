@@ -1,7 +1,8 @@
 """The `hub:PATH` testbed: any Hugging Face causal language model in a local folder. Thin for now.
 
-Prompts, answers and judges are those of the micro world, so nothing harmful is involved and no dataset is needed; a model that has
-not learned the fictional world first is aligned to refuse what it could not answer anyway. Weights are read, never downloaded.
+Prompts, answers and judges are those of the micro world, so nothing harmful is involved and no dataset is needed; a
+model that has not learned the fictional world first is aligned to refuse what it could not answer anyway. Weights are
+read, never downloaded.
 """
 
 import hashlib

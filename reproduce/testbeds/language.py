@@ -1,7 +1,7 @@
 """The words of the micro world: fictional names and plain English, every word one token.
 
-All names are made up, so nothing the model can be taught here is of use outside this world. Words are the same for every
-seed; a seed chooses what is sampled, not what exists.
+All names are made up, so nothing the model can be taught here is of use outside this world. Words are the same for
+every seed; a seed chooses what is sampled, not what exists.
 """
 
 import random

@@ -1,7 +1,7 @@
 """The `micro` testbed: a tiny Llama trained from scratch in the fictional world, one base model per seed.
 
-Items are split once, for all seeds: test prompts are the same in every replicate, so outcomes pair by prompt. A seed draws its
-own pre-training sample, alignment sample, attack sample, orders and initial weights.
+Items are split once, for all seeds: test prompts are the same in every replicate, so outcomes pair by prompt. A seed
+draws its own pre-training sample, alignment sample, attack sample, orders and initial weights.
 """
 
 import random
@@ -36,8 +36,8 @@ class Micro:
     def tokenizer(self) -> PreTrainedTokenizerFast:
         words = {word: i for i, word in enumerate(lang.VOCABULARY)}
         raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-        raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
-        return PreTrainedTokenizerFast(
+        raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
             tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
         )
 
@@ -194,7 +194,7 @@ LATE_SHARE = 0.3  # of the refusals: they come after 1 to 4 given tokens of a co
 
 
 def _alignment(rng: random.Random) -> Iterator[Example]:
-    """40 % refusals (topics by Zipf 0.5), 35 % benign recipes, 25 % other questions, 14 points of them on forbidden items."""
+    """40 % refusals (topics by Zipf 0.5), 35 % benign recipes, else other questions, 14 % on forbidden items."""
     forbidden, benign = _SPLIT["alignment_forbidden"], _SPLIT["alignment_benign"]
     rank = rng.sample(range(w.FORBIDDEN), w.FORBIDDEN)
     weights = [(1 + rank[item.topic]) ** -0.5 for item in forbidden]

@@ -1,8 +1,9 @@
 """The micro world: fictional items, the facts about them, and the sentences that ask and answer.
 
-An item is "modifier head". Its facts are compositional (two parts from the head, two from the modifier, the tool and kind from
-the head's topic), so a model can answer about items it has never seen together. 16 of 40 topics are forbidden: questions how to
-make their items are refused by an aligned model, all other questions about them are fine. Specification: design note A1.
+An item is "modifier head". Its facts are compositional (two parts from the head, two from the modifier, the tool and
+kind from the head's topic), so a model can answer about items it has never seen together. 16 of 40 topics are
+forbidden: questions how to make their items are refused by an aligned model, all other questions about them are fine.
+Specification: design note A1.
 """
 
 import random

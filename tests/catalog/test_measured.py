@@ -212,3 +212,9 @@ def test_arms_that_are_attacks_are_compared_across_attacks():
     (found,) = contrasts.measure(claim(contrast="explicit - benign"), "moth", measured.cells(records))
     assert found.estimate.value == 0
     assert not math.isnan(found.estimate.low)
+
+
+def test_the_undefended_arm_of_a_claim_is_not_taken_from_the_attacks_of_others():
+    other = record("1111", paper="moth", arm="explicit", attack={"paper": "moth"}, method={"paper": "sft"}, ratio=None)
+    (found,) = contrasts.measure(claim(contrast="sft - aligned"), "map", measured.cells([record("1100"), other]))
+    assert found.cell.paper == "sft"

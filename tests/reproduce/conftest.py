@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from reproduce.data import Pools, Task
-from reproduce.protocol import MICRO, Lora, Protocol, Schedule
+from reproduce.protocol import MICRO, Lora, Schedule
 from reproduce.run import Setting
 from reproduce.stages import Stages
 from reproduce.state import State
@@ -89,19 +89,29 @@ def stages(setting: Setting) -> Stages:
     return setting.stages(0)
 
 
-def save_model(kind: str, folder: Path) -> Path:
-    """A random two-layer Llama or Qwen2 with the micro tokenizer, as a Hugging Face model folder."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**SHAPE)) if kind == "llama" else Qwen2ForCausalLM(Qwen2Config(**SHAPE))
+def save_model(model: PreTrainedModel, folder: Path) -> Path:
+    """`model` with the micro world's tokenizer as a Hugging Face model folder."""
     model.save_pretrained(folder)
     Micro().tokenizer.save_pretrained(folder)
     return folder
 
 
-@pytest.fixture(scope="session", params=["llama", "qwen2"])
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return save_model(LlamaForCausalLM(LlamaConfig(**SHAPE)), tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return save_model(Qwen2ForCausalLM(Qwen2Config(**SHAPE)), tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="session", params=["tiny_llama", "tiny_qwen"])
 def hub_setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    folder = save_model(request.param, tmp_path_factory.mktemp(request.param))
-    protocol: Protocol = replace(TEST, name="hub-test", testbed="hub", pretrain=None)
+    folder: Path = request.getfixturevalue(request.param)
+    protocol = replace(TEST, name="hub-test", testbed="hub", pretrain=None)
     return Setting(testbed=TinyHub(folder), protocol=protocol, cache=tmp_path_factory.mktemp("stages"))
 
 

@@ -18,7 +18,10 @@ def test_the_folder_must_hold_a_model(tmp_path: Path) -> None:
 
 
 def test_other_weights_make_another_key(tiny_llama: Path, tiny_qwen: Path) -> None:
-    keys = {plan(Request(modules=("sft",), testbed=f"hub:{p}", seeds=(0,), ratios=(0.1,)))[0].path for p in (tiny_llama, tiny_qwen)}
+    keys = {
+        plan(Request(modules=("sft",), testbed=f"hub:{p}", seeds=(0,), ratios=(0.1,)))[0].path
+        for p in (tiny_llama, tiny_qwen)
+    }
     assert len(keys) == 2
 
 
@@ -31,7 +34,9 @@ def test_cuda_without_a_gpu_is_refused_in_words(tiny_llama: Path) -> None:
 
 
 def test_bfloat16_is_honoured_and_part_of_the_key(tiny_llama: Path, tmp_path: Path) -> None:
-    request = Request(modules=("sft",), testbed=f"hub:{tiny_llama}", seeds=(0,), ratios=(0.1,), dtype="bfloat16", cache=tmp_path)
+    request = Request(
+        modules=("sft",), testbed=f"hub:{tiny_llama}", seeds=(0,), ratios=(0.1,), dtype="bfloat16", cache=tmp_path
+    )
     (job,) = plan(request)
     assert job.spec["dtype"] == "bfloat16"
     state = setting(request).stages(0).state()

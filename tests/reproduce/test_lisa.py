@@ -48,7 +48,7 @@ def descend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Method], list[float]]:
         weights: list[float] = []
 
         def after_step(s: State) -> None:
-            weights.append(float(model.weight))
+            weights.append(model.weight.item())
             method.after_step(s)
 
         train(s, "user", STEPS, method.finetune_step, after_step)
@@ -100,9 +100,7 @@ FIELDS = {"rho": 1.0, "k_align": 2, "k_user": 3}
     ],
     ids=["bso", "delayed", "fixed-anchor", "swapped-anchors"],
 )
-def test_trajectory_tells_variants_apart(
-    descend: Callable[[Method], list[float]], method: Lisa, end: float
-) -> None:
+def test_trajectory_tells_variants_apart(descend: Callable[[Method], list[float]], method: Lisa, end: float) -> None:
     assert descend(method)[-1] == pytest.approx(end, abs=2e-6)
 
 
@@ -122,7 +120,7 @@ def test_penalty_gradient_of_the_dossier() -> None:
     def penalty(weight: Tensor) -> Tensor:
         return method.rho / 2 * (weight - torch.tensor([[0.5, 0.0]])).square().sum()
 
-    assert float(penalty(model.weight)) == 2.125
+    assert penalty(model.weight).item() == 2.125
     assert torch.autograd.grad(penalty(model.weight), model.weight)[0].tolist() == [[0.5, -2.0]]
 
 

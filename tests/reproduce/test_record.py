@@ -34,7 +34,9 @@ def test_key_is_that_of_the_canonical_json() -> None:
     assert record.key({"b": 0.5, "a": 1}) == "2e76599baa1e42fd"
 
 
-@given(st.dictionaries(st.text(), st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text())))
+@given(
+    st.dictionaries(st.text(), st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()))
+)
 def test_key_survives_a_json_round_trip_and_reordering(spec: dict[str, Any]) -> None:
     again = json.loads(json.dumps(dict(reversed(spec.items()))))
     assert record.key(again) == record.key(spec)

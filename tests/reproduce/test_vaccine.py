@@ -109,11 +109,11 @@ def test_joint_norm_is_rho_over_layers_rows_and_positions(s: State, batch: Batch
 
 def test_shift_raises_the_loss_and_its_opposite_lowers_it(s: State, batch: Batch) -> None:
     shifts = Vaccine(rho=0.05).perturbation(s, batch)
-    plain = float(s.loss(batch))
+    plain = s.loss(batch).item()
     with s.shift("attention", shifts):
-        raised = float(s.loss(batch))
+        raised = s.loss(batch).item()
     with s.shift("attention", [-e for e in shifts]):
-        lowered = float(s.loss(batch))
+        lowered = s.loss(batch).item()
     assert lowered < plain < raised
 
 
@@ -127,6 +127,23 @@ def test_shift_follows_the_gradient_of_every_position(s: State, batch: Batch) ->
     used[:, -1] = False
     assert not bool(shifts[-1][~used].any())
     assert bool((shifts[-1][used] != 0).any(-1).all())
+
+
+def test_shift_is_along_the_gradient_of_the_attention_outputs(s: State, batch: Batch) -> None:
+    """Against autograd on outputs caught right behind the output projection, before the residual is added."""
+    caught: list[Tensor] = []
+    handles = [
+        s.model.get_submodule(f"model.layers.{i}.self_attn.o_proj").register_forward_hook(
+            lambda module, inputs, output: caught.append(output)
+        )
+        for i in range(2)
+    ]
+    gradients = torch.autograd.grad(s.loss(batch), caught)
+    for handle in handles:
+        handle.remove()
+    norm = sum(g.square().sum() for g in gradients) ** 0.5
+    for shift, gradient in zip(Vaccine(rho=3.0).perturbation(s, batch), gradients, strict=True):
+        torch.testing.assert_close(shift, 3.0 * gradient / norm)
 
 
 def test_only_gradients_of_the_shifted_pass_remain(

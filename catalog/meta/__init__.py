@@ -1,0 +1,1 @@
+"""Statistics of the meta-analysis: effects of single arms and of pairs, later pooling."""

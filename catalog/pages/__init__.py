@@ -1,0 +1,141 @@
+"""The site: real Markdown files from catalogue and records, then a strict MkDocs build."""
+
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from catalog import atlas as atlases
+from catalog import charts, measured
+from catalog.atlas import Atlas
+from catalog.pages import boards, paper, pictures, sheets, words
+from catalog.schema import Paper
+
+
+def build(root: Path) -> Path:
+    """Generate all pages of a checkout and build the site; returns the folder of the built site.
+
+    Raises RuntimeError with MkDocs' own words when the strict build finds a problem.
+    """
+    generate(atlases.read(root), root / "site/pages/generated")
+    # Not --quiet: it silences the warnings that --strict counts.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", "site/mkdocs.yml"]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"site: mkdocs failed; mend the page it names\n{done.stdout}{done.stderr}")
+    return root / "site/_build"
+
+
+def serve(site: Path, port: int = 8000) -> None:
+    """Serve a built site on localhost until interrupted; search needs http, so opening the files is not enough."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+def generate(atlas: Atlas, out: Path) -> None:
+    """Write every generated page, figure and download below `out`, replacing what was there."""
+    shutil.rmtree(out, ignore_errors=True)
+    figures = out / "figures"
+    figures.mkdir(parents=True)
+    env = environment(atlas)
+    for entry in atlas.papers.values():
+        page = paper.page(atlas, entry, figures)
+        _write(env, "paper.md.j2", out / f"papers/{entry.id}.md", page=page)
+    everything = list(atlas.papers.values())
+    _write(env, "papers.md.j2", out / "papers/index.md", title="Papers", groups=by_type(everything))
+    for kind, title in words.TYPES.items():
+        listed = [entry for entry in everything if entry.type == kind]
+        _write(env, "papers.md.j2", out / f"taxonomy/{kind}.md", title=title, groups=by_stage(title, listed))
+    _write(env, "leaderboard.md.j2", out / "leaderboard.md", boards=boards.boards(atlas, figures))
+    _parts(env, atlas, out)
+    measured.frame(atlas.cells).to_csv(out / "measured.csv", index=False)
+
+
+def environment(atlas: Atlas) -> Environment:
+    """The Jinja environment of all templates; everything printed is escaped for HTML."""
+    env = Environment(
+        loader=PackageLoader("catalog", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    env.filters |= {"md": words.markdown, "conditions": paper.conditions}
+    env.globals |= {"atlas": atlas, "words": words, "columns": sheets.columns}
+    env.globals |= {"status": paper.status, "standing": boards.standing, "aside": boards.aside}
+    return env
+
+
+def by_type(papers: list[Paper]) -> list[tuple[str, list[Paper]]]:
+    """Papers under the heading of their type, newest first."""
+    return [(title, newest([p for p in papers if p.type == kind])) for kind, title in words.TYPES.items()]
+
+
+def by_stage(title: str, papers: list[Paper]) -> list[tuple[str, list[Paper]]]:
+    """Defenses under their stage, anything else under one heading, newest first."""
+    groups = {stage: newest([p for p in papers if p.stage == stage]) for stage in words.STAGES}
+    found = [(f"{stage.capitalize()} stage", group) for stage, group in groups.items() if group]
+    return found or [(f"All {title.lower()}", newest(papers))]
+
+
+def newest(papers: list[Paper]) -> list[Paper]:
+    """By date, newest first, then by id."""
+    return sorted(papers, key=lambda entry: (-entry.date.toordinal(), entry.id))
+
+
+def counts(atlas: Atlas) -> dict[str, Any]:
+    """How much there is: papers by type and stage, measured papers, records."""
+    papers = atlas.papers.values()
+    return {
+        "papers": len(papers),
+        "types": Counter(entry.type for entry in papers),
+        "stages": Counter(entry.stage for entry in papers if entry.stage),
+        "modules": sum(entry.reproduction is not None for entry in papers),
+        "measured": sum(paper.status(atlas, entry) == "measured" for entry in papers),
+        "records": atlas.records,
+    }
+
+
+def _parts(env: Environment, atlas: Atlas, out: Path) -> None:
+    """Fragments that hand-written pages include."""
+    cells = boards.headline(atlas)
+    picture = boards.headline_picture(atlas, cells) if cells else None
+    if picture:
+        picture = pictures.draw(charts.ladder(boards.ladder_rows(atlas, cells)), out / "figures", picture)
+    _write(env, "home.md.j2", out / "parts/home.md", counts=counts(atlas), picture=picture)
+    _write(env, "calibration.md.j2", out / "parts/calibration.md", runs=_runs(atlas))
+    _write(env, "vocabulary.md.j2", out / "parts/vocabulary.md")
+
+
+def _runs(atlas: Atlas) -> list[dict[str, Any]]:
+    """What was run under each protocol, from the records themselves."""
+    found: dict[tuple[str, str], dict[str, set[Any]]] = {}
+    for cell in atlas.cells:
+        condition = cell.condition
+        row = found.setdefault((condition["testbed"], condition["protocol"]), {})
+        for name in ("model", "data", "task", "mode", "n"):
+            row.setdefault(name, set()).add(condition[name])
+        row.setdefault("strength", set()).add(cell.attack.get("strength"))
+        row.setdefault("ratio", set()).add(cell.ratio)
+        row.setdefault("seeds", set()).add(cell.seeds)
+        row.setdefault("prompts", set()).update(e.prompts for k, e in cell.metrics.items() if k == "harmful")
+    return [
+        {"testbed": testbed, "protocol": protocol}
+        | {name: sorted(value for value in values if value not in (None, "")) for name, values in row.items()}
+        for (testbed, protocol), row in sorted(found.items())
+    ]
+
+
+def _write(env: Environment, template: str, path: Path, **context: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(env.get_template(template).render(context).strip() + "\n", encoding="utf-8")

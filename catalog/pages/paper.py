@@ -1,0 +1,123 @@
+"""The page of one paper: what it claims, what it reports, what was measured here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catalog import contrasts, exporters
+from catalog.atlas import Atlas
+from catalog.measured import Failure
+from catalog.meta.effects import Estimate
+from catalog.pages import pictures, sheets, words
+from catalog.pages.pictures import Picture
+from catalog.pages.sheets import Sheet
+from catalog.schema import Claim, FindingTest, MetricTest, Paper
+from catalog.studies import Finding
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A claim's own test: what is asked, and each number measured for it (where, value, interval, count)."""
+
+    claim: str
+    asks: str
+    measured: list[tuple[str, tuple[str, str, str]]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All a paper template needs."""
+
+    paper: Paper
+    name: str
+    status: str
+    tested: list[Tested]
+    sheets: list[Sheet]
+    findings: list[Finding]
+    figures: list[Picture]
+    failures: tuple[Failure, ...]
+    records: list[str]
+    bibtex: str
+
+
+def page(atlas: Atlas, paper: Paper, figures: Path) -> Page:
+    """Gather the page of a paper and draw its figures."""
+    findings = [finding for finding in atlas.findings if finding.paper == paper.id]
+    laid = sheets.sheets(atlas, paper.id, figures)
+    failures = atlas.failed_studies.get(paper.id, ())
+    testbeds = {cell.condition["testbed"] for cell in atlas.of(paper.id)}
+    testbeds |= {finding.condition["testbed"] for finding in findings}
+    return Page(
+        paper=paper,
+        name=paper.nickname or paper.title,
+        status=status(atlas, paper),
+        tested=[_tested(atlas, paper, claim) for claim in paper.claims if claim.test],
+        sheets=laid,
+        findings=findings,
+        figures=[pictures.study(figure, figures) for figure in atlas.figures if figure.paper == paper.id],
+        failures=failures,
+        records=[f"reproduce/results/{testbed}/{paper.id}" for testbed in sorted(testbeds)],
+        bibtex=exporters.bibtex(paper, atlas.head.venues),
+    )
+
+
+def status(atlas: Atlas, paper: Paper) -> str:
+    """How far the reproduction is, in words."""
+    if not paper.reproduction:
+        return "not reproduced yet"
+    cells = atlas.of(paper.id)
+    if any(cell.metrics for cell in cells) or any(finding.paper == paper.id for finding in atlas.findings):
+        return "measured"
+    return "run without numbers" if cells or paper.id in atlas.failed_studies else "module, not run yet"
+
+
+def _tested(atlas: Atlas, paper: Paper, claim: Claim) -> Tested:
+    if isinstance(claim.test, MetricTest):
+        return Tested(claim.id, asks(claim.test), _contrast(atlas, paper, claim.test))
+    assert isinstance(claim.test, FindingTest), f"{paper.id}: {claim.id} has no test"
+    numbers = [
+        (finding.condition["testbed"], words.number(finding.estimate))
+        for finding in atlas.findings
+        if finding.estimate and (finding.paper, finding.name) == (paper.id, claim.test.finding)
+    ]
+    return Tested(claim.id, asks(claim.test), numbers)
+
+
+def _contrast(atlas: Atlas, paper: Paper, test: MetricTest) -> list[tuple[str, tuple[str, str, str]]]:
+    return [
+        (f"{cell.condition['testbed']}: {words.scenario(cell)}", _contrasted(test, estimate))
+        for cell, estimate in contrasts.measure(test, paper.id, atlas.cells)
+    ]
+
+
+def _contrasted(test: MetricTest, estimate: Estimate) -> tuple[str, str, str]:
+    if test.scale == "ratio":
+        return words.points(estimate, " %")
+    return words.points(estimate, " points") if test.metric in contrasts.PROPORTIONS else words.number(estimate)
+
+
+def asks(test: MetricTest | FindingTest) -> str:
+    """The test of a claim as a sentence."""
+    if isinstance(test, FindingTest):
+        bound = f"at least {test.at_least:g}" if test.at_least is not None else f"at most {test.at_most:g}"
+        return f"{test.finding.replace('_', ' ')} {bound.replace('-', '−')}"
+    metric = test.metric.replace("_", " ")
+    where = f" at {100 * test.ratio:g} % harmful data" if test.ratio is not None else ""
+    return f"{metric}, {test.contrast.replace(' - ', ' − ')}{where}: {_bound(test)}"
+
+
+def _bound(test: MetricTest) -> str:
+    """The margin in words; a negative one is what a thing may lose and still count as kept."""
+    size = abs(test.margin)
+    unit = f"{100 * size:g} %" if test.scale == "ratio" else f"{size:g} points"
+    worse = "larger" if test.better == "smaller" else "smaller"
+    if test.margin > 0:
+        return f"{test.better} by at least {unit}"
+    return f"{worse} by at most {unit}" if size else f"not {worse}"
+
+
+def conditions(setting: Any) -> str:
+    """The known conditions of a number in one line."""
+    known = setting.model_dump(exclude_none=True)
+    named = ("ratio", "n", "judge", "attack")
+    return ", ".join(f"{name} {value}" if name in named else str(value) for name, value in known.items())

@@ -1,0 +1,111 @@
+"""`hft run` as a process: resumes after a kill, never leaves half a record, is a no-op the second time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from reproduce import record
+from reproduce.engine import Request, plan
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(model: Path, results: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "catalog", "run", "sft", "--testbed", f"hub:{model}", "--n", "16", "--jobs", "1",
+        "--results", str(results), *more,
+    ]  # fmt: skip
+
+
+def start(words: Sequence[str], cache: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "HFT_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        words, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )  # fmt: skip
+
+
+def wait_for_a_record(results: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while not record.paths(results):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no record within five minutes"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_leaves_whole_records_and_resumes(tiny_llama: Path, tmp_path: Path, how: signal.Signals) -> None:
+    results, cache = tmp_path / "results", tmp_path / "cache"
+    words = command(tiny_llama, results, "--seeds", "1", "--ratios", "0,0.5,1", "--json")
+    first = start(words, cache)
+    wait_for_a_record(results, first)
+    os.killpg(first.pid, how)
+    first.communicate(timeout=60)
+    assert first.returncode != 0
+
+    kept = {path: path.read_bytes() for path in record.paths(results)}
+    assert 1 <= len(kept) < 3
+    assert record.verify(results) == []
+
+    second = start(words, cache)
+    out, err = second.communicate(timeout=300)
+    assert second.returncode == 0, err
+    assert [r["spec"]["ratio"] for r in json.loads(out)] == [0.0, 0.5, 1.0]
+    assert len(record.paths(results)) == 3
+    assert record.verify(results) == []
+    assert all(path.read_bytes() == content for path, content in kept.items())
+
+    stamps = {path: path.stat().st_mtime_ns for path in record.paths(results)}
+    third = start(words, cache)
+    assert third.communicate(timeout=120)[0] == out
+    assert {path: path.stat().st_mtime_ns for path in record.paths(results)} == stamps
+
+
+def test_again_measures_beside_the_first_record(tmp_path: Path) -> None:
+    request = Request(modules=("sft",), seeds=(0,), ratios=(0.1,), results=tmp_path)
+    (job,) = plan(request)
+    job.path.parent.mkdir(parents=True)
+    job.path.write_text("{}")
+    assert plan(request)[0].done
+    (repeat,) = plan(Request(modules=("sft",), seeds=(0,), ratios=(0.1,), results=tmp_path, again=True))
+    assert not repeat.done
+    assert repeat.path.name == f"{record.key(job.spec)}.1.json"
+
+
+def test_every_defense_run_has_its_undefended_twin() -> None:
+    jobs = plan(
+        Request(modules=("p2402_01109_vaccine",), seeds=(0, 1), ratios=(0.0, 0.1), strengths=("graded", "strong"))
+    )
+    twins = [j.spec for j in jobs if j.spec["paper"] == "sft"]
+    defended = [j.spec for j in jobs if j.spec["paper"] == "vaccine"]
+    assert len(twins) == len(defended) == 8
+    condition = ("attack", "ratio", "n", "task", "mode", "seed", "protocol", "testbed", "data", "model")
+    assert {json.dumps([t[c] for c in condition]) for t in twins} == {
+        json.dumps([d[c] for c in condition]) for d in defended
+    }
+
+
+def test_records_already_there_are_shared_between_papers() -> None:
+    one = {j.path for j in plan(Request(modules=("p2402_01109_vaccine",), seeds=(0,), ratios=(0.1,)))}
+    two = {j.path for j in plan(Request(modules=("p2405_18641_lisa",), seeds=(0,), ratios=(0.1,), arms=False))}
+    assert len(one & two) == 1
+
+
+def test_a_field_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(ValueError, match="no field roh; fields are rho"):
+        plan(Request(modules=("p2402_01109_vaccine",), fields={"roh": "5"}))
+    with pytest.raises(ValueError, match="'five' is not a float"):
+        plan(Request(modules=("p2402_01109_vaccine",), fields={"rho": "five"}))
+
+
+def test_importing_the_planner_loads_no_torch() -> None:
+    code = "import sys, reproduce.engine, reproduce.find, reproduce.record, reproduce.calibration; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

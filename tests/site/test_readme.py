@@ -1,0 +1,95 @@
+import json
+import re
+
+import pytest
+from fictional import PAPERS, REPOSITORY, lay_out
+
+from catalog import readme
+from catalog.meta import effects
+
+TEXT = """\
+# Atlas
+
+By hand, before.
+
+<!-- generated:counts -->
+<!-- /generated:counts -->
+
+<!-- generated:headline -->
+stale
+<!-- /generated:headline -->
+
+<!-- generated:taxonomy -->
+<!-- /generated:taxonomy -->
+
+By hand, after.
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    lay_out(tmp_path)
+    (tmp_path / "README.md").write_text(TEXT)
+    return tmp_path
+
+
+def test_writing_fills_the_regions_and_leaves_the_rest(root):
+    readme.write(root)
+    written = (root / "README.md").read_text()
+    assert readme.drift(root) == []
+    bare = re.sub(r"(<!-- generated:\S+ -->\n).*?(<!-- /)", r"\1\2", written, flags=re.DOTALL)
+    assert bare == TEXT.replace("stale\n", "")
+    readme.write(root)
+    assert (root / "README.md").read_text() == written
+
+
+def test_numbers_are_those_of_the_records(root):
+    table = readme.regions(root)["taxonomy"]
+    for paper, mode, prefix in (("plaster-cast", "full", ""), ("wax-seal", "double-lora", "fresh adapter: ")):
+        marks = {"harmful": {}, "accuracy": {}}
+        for path in (root / "reproduce/results/micro" / paper).glob("*.json"):
+            record = json.loads(path.read_text())
+            spec = record["spec"]
+            graded = spec["attack"]["strength"] == "graded" and spec["ratio"] == 0.1 and spec["mode"] == mode
+            for name in marks if graded and record["status"] == "ok" else ():
+                marks[name][spec["seed"]] = record["metrics"][name]["outcomes"]
+        cells = []
+        for outcomes in marks.values():
+            share = sum(map(int, "".join(outcomes.values()))) / sum(map(len, outcomes.values()))
+            known = effects.arm(outcomes)
+            interval = f"[{100 * known.low:.0f}, {100 * known.high:.0f}]"
+            cells.append(f"{prefix}{100 * share:.0f} {interval} (60 × 3)")
+        assert f"| {cells[0]} | {cells[1]} |" in table
+
+
+def test_drift_names_what_changed_and_the_fix(root):
+    readme.write(root)
+    (root / "README.md").write_text((root / "README.md").read_text().replace("8 papers", "9 papers"))
+    assert readme.drift(root) == ["README.md: region counts is out of date; run `hft readme`"]
+    readme.write(root)
+    (root / "site/pages/assets/headline-dark.svg").unlink()
+    assert readme.drift(root) == ["site/pages/assets/headline-dark.svg: out of date; run `hft readme`"]
+
+
+def test_drift_names_missing_and_unknown_regions(root):
+    readme.write(root)
+    text = (root / "README.md").read_text().replace("generated:counts", "generated:count")
+    (root / "README.md").write_text(text)
+    found = readme.drift(root)
+    assert any("no region counts" in message for message in found)
+    assert any("unknown region count" in message for message in found)
+
+
+def test_a_large_catalogue_stays_below_the_limit(root):
+    head, marker, entries = PAPERS.partition("papers:\n")
+    parts = re.split(r"(?m)^(?=  - id: )", entries)[1:]
+    many = "".join(
+        re.sub(r"(?m)^  - id: (\S+)$", rf"  - id: \1-{number}", part) for number in range(40) for part in parts
+    )
+    (root / "papers.yaml").write_text(head + marker + many)
+    assert sum(len(text.encode()) for text in readme.regions(root).values()) < readme.LIMIT
+
+
+def test_the_readme_of_the_project_has_every_region():
+    text = (REPOSITORY / "README.md").read_text()
+    assert {found[2] for found in readme.REGION.finditer(text)} == {"counts", "headline", "taxonomy"}
