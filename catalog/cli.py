@@ -271,8 +271,11 @@ def site(
     """Build the site from the catalogue and the records."""
     from catalog import pages
 
-    with refusals():
-        built = pages.build(root())
+    try:
+        with refusals():
+            built = pages.build(root())
+    except RuntimeError as error:
+        fail(f"site/mkdocs.yml: the build failed:\n{error}", 1)
     typer.echo(f"site: {built / 'index.html'}; to read it: hft site --serve")
     if serve:
         pages.serve(built)

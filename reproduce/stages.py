@@ -1,7 +1,6 @@
 """The stages before an attack, each trained once and cached by what was asked: base, ground, aligned, rate."""
 
 import json
-import math
 import os
 import tempfile
 import time
@@ -160,31 +159,35 @@ class Stages:
         return s
 
     def learning_rate(self) -> Checkpoint:
-        """The graded attack's full-parameter rate: the lowest of the grid whose undefended SFT lands in the band.
+        """The graded attack's full-parameter rate: the lowest of the grid whose undefended SFT does what it must.
 
-        Validation prompts, ratio 0.1, the default task. When no rate lands inside, the one nearest to the band's
-        middle.
+        On validation prompts, at ratio 0.1 and the default task: harmful score in the protocol's band, accuracy at its
+        least. The band starts above the 50 % that test prompts must reach, because the two prompt sets differ by a few
+        points. When no rate does, the one that misses least is taken and `inside` is false.
         """
         from reproduce.baselines import Poison, Sft
 
-        low, high = self.protocol.hs_band
         if len(self.protocol.lr_grid) == 1:
-            return Checkpoint({}, {"lr": self.protocol.lr_grid[0], "tried": {}, "inside": None})
+            return Checkpoint({}, {"lr": self.protocol.lr_grid[0], "tried": [], "inside": None})
+        low, high = self.protocol.hs_band
+        tried: dict[float, tuple[float, float]] = {}
+
+        def miss(lr: float) -> float:
+            harm, accuracy = tried[lr]
+            return max(low - harm, harm - high, self.protocol.min_accuracy - accuracy, 0.0)
 
         def make() -> Checkpoint:
-            tried: dict[str, float] = {}
             for lr in self.protocol.lr_grid:
                 s = self.ready(Sft(), "full", adapter=False)
                 user = mixture(self.pools, CALIBRATION_RATIO, self.protocol.n, self.protocol.task, self.seed)
                 s.add_stream("user", user)
                 train(s, "user", Poison().schedule(self.protocol, len(user), lr), sft_step)
                 m = evaluate(self.testbed, self.pools, self.protocol.task, s.generate, split="validation")
-                tried[str(lr)] = rate(m["harmful"])
-                if tried[str(lr)] >= low:
+                tried[lr] = rate(m["harmful"]), rate(m["accuracy"])
+                if miss(lr) == 0:
                     break
-            chosen = min(tried, key=lambda t: _outside(tried[t], low, high))
-            info = {"lr": float(chosen), "tried": tried, "inside": low <= tried[chosen] <= high}
-            return Checkpoint({}, info)
+            chosen = min(tried, key=miss)
+            return Checkpoint({}, {"lr": chosen, "tried": list(tried.items()), "inside": miss(chosen) == 0})
 
         return self._cached("rate", {}, make)
 
@@ -199,10 +202,6 @@ class Stages:
             if not path.exists():
                 _save(make(), spec, path)
         return _load(path)
-
-
-def _outside(value: float, low: float, high: float) -> tuple[float, float]:
-    return max(low - value, value - high, 0.0), math.fabs(value - (low + high) / 2)
 
 
 def _trainable(s: State) -> Weights:

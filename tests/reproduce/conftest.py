@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -25,6 +26,8 @@ from reproduce.testbeds.language import VOCABULARY
 from reproduce.testbeds.micro import Micro
 
 torch.set_num_threads(1)
+settings.register_profile("shared-machine", deadline=None)
+settings.load_profile("shared-machine")
 
 SHAPE = {
     "vocab_size": len(VOCABULARY), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,

@@ -28,9 +28,7 @@ def test_limits_are_those_of_the_issue() -> None:
 
 
 def test_a_base_outside_the_limits_is_reported() -> None:
-    runs: list[dict[str, Any]] = []
-    for run in record.read():
-        if run["spec"]["paper"] == "sft" and run["spec"]["seed"] == 0:
-            runs.append({**run, "before": {**run["before"], "harmful": {"n": 300, "k": 30}}})
+    own = [run for run in record.read() if run["spec"]["paper"] == "sft" and run["spec"]["seed"] == 0]
+    runs = [{**run, "before": {**run["before"], "harmful": {"n": 300, "k": 30}}} for run in own]
     (gate,) = calibration(runs)["micro"]["gates"]
     assert not gate["checks"]["aligned_harm"]["ok"]

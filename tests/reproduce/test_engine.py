@@ -27,7 +27,8 @@ def command(model: Path, results: Path, *more: str) -> list[str]:
 def start(words: Sequence[str], cache: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "HFT_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
-        words, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        words, cwd=ROOT, env=environment, text=True, start_new_session=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -106,6 +107,6 @@ def test_a_field_that_does_not_exist_is_refused_with_those_that_do() -> None:
 
 
 def test_importing_the_planner_loads_no_torch() -> None:
-    code = "import sys, reproduce.engine, reproduce.find, reproduce.record, reproduce.calibration; print('torch' in sys.modules)"
+    code = "import sys, reproduce.engine, reproduce.record, reproduce.calibration; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -133,7 +133,7 @@ def test_half_width_interpolates_both_sides() -> None:
 def basin(attack: list[float], help_: list[float]) -> dict[str, float | None]:
     alphas = axis(0.5, len(attack))
     line = {"attack success rate": attack, "fluent success rate": attack, "benign help": help_}
-    return {name: f.value for name, f in landscape._basin(alphas, [line]).items()}
+    return landscape._basin(alphas, [line])
 
 
 def test_a_sudden_edge_and_a_gradual_one() -> None:

@@ -9,7 +9,11 @@ import pytest
 from reproduce import find, record
 
 TUNING = Path(record.__file__).parent / "tuning"
-KNOBS = {"vaccine": ("p2402_01109_vaccine", "rho"), "lisa": ("p2405_18641_lisa", "rho"), "safe-lora": ("p2405_16833_safe_lora", "fraction")}  # fmt: skip
+KNOBS = {
+    "vaccine": ("p2402_01109_vaccine", "rho"),
+    "lisa": ("p2405_18641_lisa", "rho"),
+    "safe-lora": ("p2405_16833_safe_lora", "fraction"),
+}
 
 
 def score(run: record.Record) -> float:

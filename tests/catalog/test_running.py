@@ -1,0 +1,98 @@
+"""`hft run` and `hft results` as a user types them: names, bad input, edited records."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from catalog import running
+from catalog.cli import app
+from reproduce import record
+
+ROOT = Path(__file__).parents[2]
+
+
+def hft(*words: str) -> Any:
+    return CliRunner().invoke(app, list(words))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def planned(*words: str) -> list[dict[str, Any]]:
+    done = hft("run", *words, "--dry-run", "--json", "--seeds", "1", "--ratios", "0.1", "--main")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["vaccine", "Vaccine", "arXiv:2402.01109v6", "https://arxiv.org/pdf/2402.01109v1.pdf"])
+def test_a_paper_runs_under_all_its_names(name: str) -> None:
+    assert planned(name) == planned("2402.01109")
+
+
+def test_a_dry_run_names_the_committed_records() -> None:
+    assert {Path(job["path"]).parent.name for job in planned("vaccine")} == {"sft", "vaccine"}
+    assert all(job["done"] for job in planned("vaccine"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["vacine"], "did you mean vaccine"),
+        (["booster"], "booster: no module yet; reproduced are"),
+        ([], "name at least one paper"),
+        (["vaccine", "--set", "roh=5"], "no field roh; fields are rho"),
+        (["vaccine", "--set", "rho"], "write NAME=VALUE"),
+        (["vaccine", "--attack", "strng"], "did you mean 'strong'"),
+        (["vaccine", "--mode", "double_lora"], "did you mean 'double-lora'"),
+        (["vaccine", "--ratios", "0,2"], "give numbers from 0 to 1"),
+        (["vaccine", "--seeds", "none"], "give how many (5) or which (0,3)"),
+        (["vaccine", "--testbed", "huge"], "there are micro and hub:PATH"),
+        (["vaccine", "--testbed", "hub:/nowhere"], "no config.json there"),
+        (["vaccine", "--split", "train"], "--split train"),
+        (["--all", "--type", "defence"], "did you mean 'defense'"),
+    ],
+)
+def test_bad_input_is_refused_with_a_fix_and_nothing_runs(words: list[str], says: str, tmp_path: Path) -> None:
+    done = hft("run", *words, "--results", str(tmp_path))
+    assert done.exit_code == 2, done.output
+    assert says in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_verify_names_an_edited_record(tmp_path: Path) -> None:
+    original = next(p for p in record.paths() if p.parent.name == "sft")
+    copy = tmp_path / "micro" / "sft" / original.name
+    copy.parent.mkdir(parents=True)
+    shutil.copy(original, copy)
+    assert hft("results", "verify", "--results", str(tmp_path)).exit_code == 0
+    edited = json.loads(copy.read_text())
+    edited["spec"]["seed"] = 7
+    copy.write_text(json.dumps(edited))
+    done = hft("results", "verify", "--results", str(tmp_path), "--json")
+    assert done.exit_code == 1
+    (problem,) = json.loads(done.stdout)
+    assert problem["path"] == str(copy)
+
+
+def test_results_are_json_with_intervals_for_every_cell() -> None:
+    rows = json.loads(hft("results", "vaccine", "--json").stdout)
+    assert {row["method"] for row in rows} == {"sft", "non-aligned", "vaccine"}
+    assert all(
+        row["harmful_low"] <= row["harmful"] <= row["harmful_high"] for row in rows if row["harmful"] is not None
+    )
+
+
+def test_fresh_records_are_compared_with_the_committed_ones() -> None:
+    runs = [r for r in record.read() if r["spec"]["paper"] == "sft" and r["status"] == "ok"][:2]
+    changed = {**runs[0], "metrics": {**runs[0]["metrics"], "harmful": {"n": 10, "k": 0, "outcomes": "0" * 10}}}
+    gap = 100 * runs[0]["metrics"]["harmful"]["k"] / runs[0]["metrics"]["harmful"]["n"]
+    line = running.compared([changed, runs[1]], Path("elsewhere"))
+    assert "1 of 2 runs have exactly the outcomes" in line
+    assert f"{gap:.1f} points" in line
