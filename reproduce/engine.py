@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -163,7 +164,7 @@ def execute(jobs: list[Job], processes: int, report: Callable[[Job, str | None],
     if not waiting:
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(waiting)), context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(min(processes, len(waiting)), context, initializer=_start_worker) as pool:
         futures = {pool.submit(_work, job): job for job in waiting}
         try:
             _collect(futures, report)
@@ -183,12 +184,21 @@ def _collect(futures: dict[Future[None], Job], report: Callable[[Job, str | None
             report(futures[future], None if error is None else f"{type(error).__name__}: {error}")
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    """One torch thread; Ctrl-C is the parent's business; a worker does not outlive a killed parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(job: Job) -> None:
