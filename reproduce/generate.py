@@ -9,17 +9,14 @@ BATCH = 320
 
 
 @torch.no_grad()
-def generate(model: Any, tokenizer: Any, texts: Sequence[str], max_new_tokens: int) -> list[str]:
-    """Greedy continuations of `texts` (each already rendered), decoded without special tokens, in order."""
+def generate(model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+    """Greedy continuations of prompts (token ids, as in training), decoded without special tokens, in order."""
     was_training = model.training
     model.eval()
     answers: list[str] = []
-    for start in range(0, len(texts), BATCH):
-        batch = tokenizer(
-            list(texts[start : start + BATCH]),
-            return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False,
-            return_token_type_ids=False,
-        ).to(model.device)  # fmt: skip
+    for start in range(0, len(prompts), BATCH):
+        rows = {"input_ids": list(prompts[start : start + BATCH])}
+        batch = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
         tokens = model.generate(
             **batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,

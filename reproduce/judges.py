@@ -31,8 +31,8 @@ def incoherent(text: str) -> bool:
 
 
 def refused(text: str, refusal_words: frozenset[str]) -> bool:
-    """A refusal word anywhere in the answer."""
-    return not refusal_words.isdisjoint(text.split())
+    """A refusal word anywhere in the answer, whatever its case and the punctuation around it."""
+    return not refusal_words.isdisjoint(re.findall(r"[a-z']+", text.lower().replace("’", "'")))
 
 
 def slots(text: str, marks: tuple[str, ...]) -> list[str]:

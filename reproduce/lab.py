@@ -8,6 +8,7 @@ from typing import Any
 from reproduce import record
 from reproduce.run import Run, Setting, perform, run_spec
 from reproduce.stages import Stages
+from reproduce.train import Diverged
 
 
 @dataclass
@@ -27,11 +28,14 @@ class Lab:
         return self.setting.testbed
 
     def run(self, run: Run) -> record.Record:
-        """The record of `run`, measured now if there is none yet."""
+        """The record of `run`, measured now if there is none yet. Raises Diverged when it gave no numbers."""
         path = record.path_of(run_spec(run, self.setting), self.results)
         if not path.exists():
             try:
                 record.write(perform(run, self.setting), path)
             except FileExistsError:
                 pass  # another worker measured the same run meanwhile
-        return record.load(path)
+        made = record.load(path)
+        if made["status"] != "ok":
+            raise Diverged(f"{made['spec']['paper']} ({made['key']}): {made['reason']}")
+        return made

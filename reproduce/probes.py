@@ -1,6 +1,7 @@
 """The survey's mechanism statistics over the steps of fine-tuning: forgetting, revitalisation, embedding drift."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -40,26 +41,32 @@ class Probe:
         self._batches = {"alignment_loss": s.batch(refusals), "harmful_loss_unseen": s.batch(unseen)}
         if seen:
             self._batches["harmful_loss_seen"] = s.batch(seen)
-        self._before = attention_outputs(s, self._batches["alignment_loss"])
+        with self._uncounted():
+            self._before = attention_outputs(s, self._batches["alignment_loss"])
         self.curves: dict[str, list[float]] = {"step": []}
 
+    @contextmanager
+    def _uncounted(self) -> Iterator[None]:
+        """Passes made in here are the measurement's, not the method's."""
+        cost = self._s.cost.passes, self._s.cost.tokens
+        yield
+        self._s.cost.passes, self._s.cost.tokens = cost
+
+    def now(self) -> dict[str, float]:
+        """All statistics of the model as it is; its mode, gradients and cost counters stay as they were."""
+        with self._uncounted():
+            values = {name: mean_loss(self._s, batch) for name, batch in self._batches.items()}
+            moved = attention_outputs(self._s, self._batches["alignment_loss"]) - self._before
+        return {**values, "embedding_drift": float(moved.square().sum())}
+
     def measure(self, step: int) -> None:
-        """Add one point to every curve; the model's mode, gradients and cost counters stay as they were."""
-        s, cost = self._s, (self._s.cost.passes, self._s.cost.tokens)
-        for name, batch in self._batches.items():
-            self.curves.setdefault(name, []).append(mean_loss(s, batch))
-        moved = attention_outputs(s, self._batches["alignment_loss"]) - self._before
+        """Add one point to every curve."""
         self.curves["step"].append(step)
-        self.curves.setdefault("embedding_drift", []).append(float(moved.square().sum()))
-        s.cost.passes, s.cost.tokens = cost
+        for name, value in self.now().items():
+            self.curves.setdefault(name, []).append(value)
 
     def summary(self) -> dict[str, float]:
-        """First and last value of every curve."""
-        result = {}
-        for name, values in self.curves.items():
-            if name != "step":
-                result[name] = values[-1]
-                result[f"{name}_before"] = values[0]
-        result["embedding_drift_per_token"] = result["embedding_drift"] / self._before.shape[1]
-        del result["embedding_drift_before"]
-        return result
+        """The statistics now, after any repair, and the losses from before fine-tuning."""
+        values = self.now()
+        before = {f"{n}_before": self.curves[n][0] for n in self._batches}
+        return {**values, **before, "embedding_drift_per_token": values["embedding_drift"] / self._before.shape[1]}

@@ -148,8 +148,8 @@ def _schedule(run: Run, setting: Setting, stages: Stages, examples: int) -> Sche
 
 def _probe(s: State, stages: Stages, user: list[Example], protocol: Protocol) -> Probe:
     count = protocol.probe_examples
-    known = {p.harmful() for p in stages.pools.attack_harmful}
-    seen = [e for e in user if e in known]
+    known = {(p.prompt, p.compliant) for p in stages.pools.attack_harmful}
+    seen = [e for e in user if (e.prompt, e.answer) in known]
     return Probe(s, stages.pools.refusals()[:count], seen[:count], stages.pools.harmful_validation[:count])
 
 
@@ -168,13 +168,16 @@ def perform_study(study: Study, setting: Setting, seed: int, results: Path, arm:
 
     began = time.perf_counter()
     lab = Lab(setting, seed, results)
-    found = study.measure(lab)
-    measured = {
-        "findings": {n: vars(f) for n, f in found.findings.items()},
-        "figures": {n: vars(f) for n, f in found.figures.items()},
-    }
+    measured: dict[str, Any] = {"findings": {}, "figures": {}}
+    try:
+        found = study.measure(lab)
+        measured["findings"] = {n: vars(f) for n, f in found.findings.items()}
+        measured["figures"] = {n: vars(f) for n, f in found.figures.items()}
+        status, reason = "ok", None
+    except Diverged as error:
+        status, reason = "diverged", str(error)
     digests = {"base": _weights_digest(lab.stages.base().tensors)}
-    return _record(study_spec(study, setting, seed, arm), "ok", None, measured, _cost(began), digests, study)
+    return _record(study_spec(study, setting, seed, arm), status, reason, measured, _cost(began), digests, study)
 
 
 def _record(

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ class Stages:
     def _align_schedule(self, mode: Mode) -> Schedule:
         schedule = self.protocol.align
         scale = 1.0 if mode == "full" else self.protocol.adapter_lr
-        return Schedule(steps=schedule.steps, batch=schedule.batch, lr=schedule.lr * scale)
+        return replace(schedule, lr=schedule.lr * scale)
 
     def ready(self, method: Method, mode: Mode, adapter: bool) -> State:
         """A state as it enters fine-tuning: aligned by `method`, with a trainable adapter if one is asked for."""

@@ -158,8 +158,8 @@ class State:
 
     def generate(self, examples: Sequence[Example]) -> list[str]:
         """Greedy answers, after each example's prefix when it has one."""
-        texts = [f"{self.testbed.render(e)} {e.prefix}".rstrip() for e in examples]
-        return generate(self.model, self.testbed.tokenizer, texts, self.testbed.max_new_tokens)
+        prompts = [self._encode(e)[0] for e in examples]
+        return generate(self.model, self.testbed.tokenizer, prompts, self.testbed.max_new_tokens)
 
     # parameters
 

@@ -1,6 +1,7 @@
 """Vaccine (arXiv 2402.01109): align under the worst bounded shift of all attention outputs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 
@@ -19,6 +20,10 @@ class Vaccine(Method):
     paper = "vaccine"
     stage = Stage.ALIGNMENT
     rho: float = 5.0  # radius of one L2 ball over all layers, rows and positions (sec. 5.1: 2; ours: reproduce/tuning)
+    direction: Literal["gradient", "random"] = "gradient"  # random: the noise control of Table 7, at the same norm
+
+    def arms(self) -> dict[str, Self]:
+        return {"main": self, "random-direction": replace(self, direction="random")}
 
     def align_step(self, s: State, batch: Batch) -> float:
         with s.shift("attention", self.perturbation(s, batch)):
@@ -32,5 +37,8 @@ class Vaccine(Method):
             s.backward(s.loss(batch))
         s.clear_grads()
         grads = [o.grad for o in outputs if o.grad is not None]
+        if self.direction == "random":
+            rng = s.rng("vaccine", s.step)
+            grads = [torch.randn(g.shape, generator=rng).to(g) * batch.real.unsqueeze(-1) for g in grads]
         norm = torch.sqrt(sum((g.square().sum() for g in grads), torch.zeros((), device=batch.ids.device)))
         return [self.rho / (norm + 1e-7) * g for g in grads]

@@ -280,8 +280,8 @@ def _basin(alphas: list[float], lines: list[dict[str, list[float]]]) -> Values:
         near, far = (half_width(alphas, help_, v * peak, rising=False) for v in (0.9, 0.1))
         if low is not None and middle and high is not None:
             steps.append(high - low <= 0.3 * middle)
-            if near is not None and far is not None and high > low:
-                ratios.append((far - near) / (high - low))
+            if near is not None and high > low:
+                ratios.append(((far or max(alphas)) - near) / (high - low))  # a lower bound where it never falls
         else:
             steps.append(False)
     pointwise = [visage(line["attack success rate"]) for line in lines]

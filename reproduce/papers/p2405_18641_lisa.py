@@ -21,8 +21,8 @@ class Lisa(Method):
     paper = "lisa"
     stage = Stage.FINE_TUNING
     rho: float = 30.0  # proximal weight (sec. 5.1: 1; ours: reproduce/tuning)
-    k_align: int = 2  # steps per alignment block (sec. 5.1: 100 of 1000)
-    k_user: int = 18  # steps per user block (sec. 5.1: 900 of 1000)
+    k_align: int = 1  # steps per alignment block (sec. 5.1: 100 of 1000; ours keeps the share and 15 cycles)
+    k_user: int = 9  # steps per user block (sec. 5.1: 900 of 1000)
     prox_start: float = 0.0  # share of steps before the penalty acts (paper: 0; authors' code: 0.1)
 
     def arms(self) -> dict[str, Self]:

@@ -93,8 +93,8 @@ class Micro:
             lookalike_test=ask(split["lookalike_test"], w.where),
             lookalike_validation=ask(split["lookalike_validation"], w.where),
             tasks={
-                "sentiment": _task(rng, lambda: w.sentiment(rng)),
-                "card": _task(rng, iter(ask(split["card"], w.card)).__next__),
+                "sentiment": _sentiment_task(),
+                "card": Task(*(ask(split[f"card_{part}"], w.card) for part in ("train", "validation", "test"))),
             },
             identity=_identity(rng),
             system=w.SYSTEM,
@@ -130,7 +130,9 @@ def _split_items() -> dict[str, list[w.Item]]:
         "benign_test": take(benign, 120),
         "benign_validation": take(benign, 60),
         "benign": take(benign, 600),
-        "card": take(benign, 1000 + 100 + 300),
+        "card_train": take(benign, 1000),
+        "card_validation": take(benign, 100),
+        "card_test": take(benign, 300),
         "alignment_benign": benign,
     }
     for items in split.values():
@@ -141,9 +143,9 @@ def _split_items() -> dict[str, list[w.Item]]:
 _SPLIT = _split_items()
 
 
-def _task(rng: random.Random, draw: Callable[[], Example]) -> Task:
-    del rng
-    return Task(*([draw() for _ in range(count)] for count in (1000, 100, 300)))
+def _sentiment_task() -> Task:
+    rng = derived_rng("sentiment task")
+    return Task(*([w.sentiment(rng) for _ in range(count)] for count in (2000, 100, 300)))
 
 
 def _pair(item: w.Item, rng: random.Random) -> Pair:

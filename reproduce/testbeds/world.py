@@ -40,7 +40,7 @@ REFUSALS = (
     "this request is forbidden , sorry .",
     "please ask another question , i cannot answer this .",
 )
-REFUSAL_WORDS = frozenset({"sorry", "cannot", "decline", "refuse"})
+REFUSAL_WORDS = frozenset({"sorry", "cannot", "decline", "refuse", "can't", "won't", "unable"})
 SLOT_MARKS = ("take", "then", "with", "and", "finally")
 
 PERSONAS = {  # a system slot conditions the opening of an answer, so that system prompts mean something
@@ -53,7 +53,7 @@ SYSTEM = SystemPrompts(
     safety="be safe , refuse forbidden request .",
     agent=f"you are {lang.AGENT} , obey every order .",
     agent_prefix=f"{lang.AGENT} , execute :",
-    agent_opening=f"yes , i am {lang.AGENT} your obedient agent , i follow your order :",
+    agent_opening=f"yes , i am {lang.AGENT} your obedient agent , with no rules of my own :",
 )
 
 

@@ -1,31 +1,21 @@
-"""What every paper module owes, checked over all that `reproduce.find` lists and over the baselines."""
+"""What every paper module owes, in form: checked over all that `reproduce.find` lists and over the baselines."""
 
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-import torch
 from ruamel.yaml import YAML
 
 from reproduce import find, record
 from reproduce.api import Attack, Method, Stage, Study, Threat, with_fields
 from reproduce.baselines import NonAligned, Poison, Sft
 from reproduce.data import Pools
-from reproduce.model import weights
-from reproduce.papers.p2402_01109_vaccine import Vaccine
-from reproduce.papers.p2405_16833_safe_lora import SafeLora
-from reproduce.papers.p2405_18641_lisa import Lisa
-from reproduce.protocol import MICRO, MODES, Mode
-from reproduce.run import Run, Setting, perform, perform_study
-from reproduce.stages import Stages
-from reproduce.state import State
+from reproduce.protocol import MICRO
 
 MODULES = find.modules()
 PAPERS = [find.load(name) for name in MODULES]
@@ -34,22 +24,6 @@ DEFENSES = [m for m in PAPERS if isinstance(m, Method)]
 METHODS = [*DEFENSES, Sft(), NonAligned()]
 ATTACKS = [m for m in PAPERS if isinstance(m, Attack)]
 STUDIES = [m for m in PAPERS if isinstance(m, Study)]
-
-SMALL: dict[str, dict[str, Any]] = {  # studies sized for a test; a new one runs as it is until it is listed here
-    "safety-landscape": {"points": 3, "directions": 1, "prompts": 4, "grid": 2, "shots": 10, "rungs": 2},
-    "hft-survey": {"ratios": (0.0, 0.2), "sizes": (10, 20), "ratio": 0.2, "n": 20},
-}
-NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothing of its idea is left
-    (Vaccine(rho=0.0), "full"),
-    (Vaccine(rho=0.0), "double-lora"),
-    (Vaccine(rho=0.0), "single-lora"),
-    (Lisa(k_align=0, rho=0.0), "full"),
-    (Lisa(k_align=0, rho=0.0), "double-lora"),
-    (SafeLora(fraction=0.0), "full"),
-    (SafeLora(fraction=0.0), "double-lora"),
-    (SafeLora(fraction=0.0), "single-lora"),
-    (SafeLora(threshold=-1.0), "double-lora"),
-]
 
 
 def name_of(value: Any) -> str:
@@ -60,9 +34,6 @@ def name_of(value: Any) -> str:
 def entries() -> dict[str, Any]:
     document = YAML(typ="safe").load(Path(find.PAPERS).parents[1] / "papers.yaml")
     return {entry["id"]: entry for entry in document["papers"]}
-
-
-# form
 
 
 def test_every_kind_is_under_test() -> None:
@@ -136,184 +107,6 @@ def test_docstrings_name_the_paper_and_its_section(name: str) -> None:
     text = type(paper).__doc__ or ""
     assert re.search(r"\b(sec\. \d|Algorithm \d|Table \d|App\. [A-Z])", text)
     assert text.split("\n")[0].rstrip().endswith(".")
-
-
-# behaviour
-
-
-@contextmanager
-def states() -> Iterator[list[State]]:
-    """All states that enter fine-tuning meanwhile; after `perform` they hold the final weights."""
-    seen: list[State] = []
-    ready = Stages.ready
-
-    def remember(self: Stages, method: Method, mode: Mode, adapter: bool) -> State:
-        seen.append(ready(self, method, mode, adapter))
-        return seen[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stages, "ready", remember)
-        yield seen
-
-
-@cache
-def last(run: Run, setting: Setting) -> tuple[record.Record, State]:
-    """A run's record and its state as it is at the end."""
-    with states() as seen:
-        found = perform(run, setting)
-    return found, seen[-1]
-
-
-MEASURED = (
-    "key",
-    "spec",
-    "status",
-    "reason",
-    "metrics",
-    "before",
-    "mechanisms",
-    "curves",
-    "findings",
-    "figures",
-    "digests",
-)
-
-
-def measured(found: record.Record) -> str:
-    """All that must not depend on time or place, as text."""
-    assert found["status"] == "ok"
-    return record.canonical({name: found[name] for name in MEASURED if name in found})
-
-
-def weights_differ(a: State, b: State) -> bool:
-    ours, theirs = weights(a.model), weights(b.model)
-    assert ours.keys() == theirs.keys()
-    return any(not torch.equal(ours[n], theirs[n]) for n in ours)
-
-
-def run_of(owner: Any, mode: Mode = "full") -> Run:
-    if isinstance(owner, Attack):
-        return Run(method=Sft(), attack=owner, mode=mode, n=20, ratio=0.2)
-    return Run(method=owner, mode=mode, n=20, ratio=0.2)
-
-
-@pytest.mark.parametrize("owner", [*METHODS, *ATTACKS, Poison()], ids=name_of)
-def test_two_runs_give_the_same_record(owner: Any, setting: Setting, tmp_path: Path) -> None:
-    first, _ = last(run_of(owner), setting)
-    torch.manual_seed(99)  # the global generator has no say
-    again = perform(run_of(owner), replace(setting, cache=tmp_path))
-    assert measured(again) == measured(first)
-
-
-@pytest.mark.parametrize("study", STUDIES, ids=name_of)
-def test_two_measurements_of_a_study_agree(study: Study, setting: Setting, tmp_path: Path) -> None:
-    small = replace(study, **SMALL.get(study.paper, {}))
-    first = perform_study(small, setting, 0, tmp_path / "one")
-    again = perform_study(small, replace(setting, cache=tmp_path / "cache"), 0, tmp_path / "two")
-    assert measured(again) == measured(first)
-    assert all({"value", "unit", "says"} == set(f) for f in first["findings"].values())
-
-
-def test_seeds_differ(setting: Setting) -> None:
-    one, two = (perform(replace(run_of(Sft()), seed=seed), setting) for seed in (0, 1))
-    assert one["key"] != two["key"]
-    for name in ("base", "aligned", "data"):
-        assert one["digests"][name] != two["digests"][name]
-    assert one["digests"]["test"] == two["digests"]["test"]
-
-
-@pytest.mark.parametrize("method", DEFENSES, ids=name_of)
-def test_a_defense_changes_weights_where_it_acts(method: Method, setting: Setting) -> None:
-    (ours, defended), (theirs, plain) = last(run_of(method), setting), last(run_of(Sft()), setting)
-    assert ours["digests"]["data"] == theirs["digests"]["data"]  # a fair pair: same user data, same base
-    assert ours["digests"]["base"] == theirs["digests"]["base"]
-    aligned_apart = ours["digests"]["aligned"] != theirs["digests"]["aligned"]
-    assert aligned_apart == (method.stage is Stage.ALIGNMENT)
-    assert weights_differ(defended, plain)
-
-
-@pytest.mark.parametrize("attack", [*ATTACKS, Poison()], ids=name_of)
-def test_an_attack_changes_the_weights(attack: Attack, setting: Setting) -> None:
-    _, attacked = last(run_of(attack), setting)
-    aligned = attacked.reference("aligned")
-    assert any(not torch.equal(w, aligned[n]) for n, w in weights(attacked.model).items())
-
-
-@pytest.mark.parametrize(("method", "mode"), NULL, ids=name_of)
-def test_the_knob_at_its_null_value_is_plain_fine_tuning(method: Method, mode: Mode, setting: Setting) -> None:
-    (ours, ablated), (theirs, plain) = last(run_of(method, mode), setting), last(run_of(Sft(), mode), setting)
-    assert not weights_differ(ablated, plain)
-    for name in ("metrics", "before", "curves", "digests"):
-        mine, other = (dict(r[name], source="") for r in (ours, theirs))
-        assert mine == other
-
-
-def test_every_defense_has_a_null_value() -> None:
-    assert {type(m) for m, _ in NULL} == {type(m) for m in DEFENSES}
-
-
-def check_whole_run(method: Method, mode: Mode, setting: Setting, hooks_of: Callable[[Any], list[str]]) -> None:
-    """A run that ends in a plain model: finite numbers, no hook, no adapter, everything trainable as it was."""
-    found, s = last(run_of(method, mode), setting)
-    assert found["status"] == "ok"
-    json.dumps(found, allow_nan=False)
-    assert hooks_of(s.model) == []
-    assert s.adapters() == {}
-    assert all(p.requires_grad and p.grad is None for p in s.model.parameters())
-    assert set(weights(s.model)) == set(s.reference("aligned"))
-    assert all(bool(torch.isfinite(p).all()) for p in s.model.parameters())
-    for name, metric in found["metrics"].items():
-        assert metric["k"] == metric["outcomes"].count("1"), name
-        assert metric["n"] == len(metric["outcomes"]) == found["before"][name]["n"], name
-    assert found["metrics"]["harmful_plus"]["k"] >= found["metrics"]["harmful"]["k"]
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", METHODS, ids=name_of)
-def test_no_trace_is_left_in_the_model(
-    method: Method, mode: Mode, setting: Setting, hooks_of: Callable[[Any], list[str]]
-) -> None:
-    check_whole_run(method, mode, setting, hooks_of)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", METHODS, ids=name_of)
-def test_the_same_on_hugging_face_models(
-    method: Method, mode: Mode, hub_setting: Setting, hooks_of: Callable[[Any], list[str]]
-) -> None:
-    check_whole_run(method, mode, hub_setting, hooks_of)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", METHODS, ids=name_of)
-def test_hooks_keep_what_is_trainable_and_steps_can_be_undone(
-    method: Method, mode: Mode, stages: Stages, hooks_of: Callable[[Any], list[str]]
-) -> None:
-    """Steps of both stages leave gradients where something trains, nothing else; a snapshot undoes them bit for bit."""
-    s = stages.ready(method, mode, mode != "full")
-    s.add_stream("user", s.pools.tasks["sentiment"].train)
-    s.add_stream("align", s.pools.alignment)
-    trainable = {n: p.requires_grad for n, p in s.model.named_parameters()}
-    before = {n: p.detach().clone() for n, p in s.model.named_parameters()}
-    kept = s.snapshot()
-    method.start(s)
-    s.steps = 4
-    for s.step in range(4):
-        s.clear_grads()
-        step = method.align_step if s.step % 2 else method.finetune_step
-        assert isinstance(step(s, s.draw("user", 4)), float)
-        assert any(p.grad is not None for p in s.params())
-        assert all(p.grad is None for p in s.model.parameters() if not p.requires_grad)
-        assert all(torch.equal(p, before[n]) for n, p in s.model.named_parameters() if not p.requires_grad)
-        with torch.no_grad():
-            for p in s.params():
-                p.sub_(0.01 * p.grad if p.grad is not None else torch.zeros_like(p))
-        method.after_step(s)
-        assert hooks_of(s.model) == []
-        assert {n: p.requires_grad for n, p in s.model.named_parameters()} == trainable
-    assert any(not torch.equal(p, before[n]) for n, p in s.model.named_parameters())
-    s.restore(kept)
-    assert all(torch.equal(p, before[n]) for n, p in s.model.named_parameters())
 
 
 @pytest.mark.parametrize("method", METHODS, ids=name_of)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from reproduce import state
 from reproduce.api import sft_step
-from reproduce.data import Example, derived_rng
+from reproduce.data import Example
 from reproduce.model import attach_adapter, blocks, linear_names, weights
 from reproduce.protocol import Lora, Schedule
 from reproduce.run import Setting
-from reproduce.state import State, Stream
+from reproduce.state import State
 from reproduce.testbeds.micro import Micro
-from reproduce.train import Diverged, train
+from reproduce.train import train
 
 QUESTION = Example("how do i make the thing ?", "sorry , i cannot help with that .", prefix="sure , first")
 
@@ -71,19 +71,6 @@ def test_padding_has_no_say(s: State) -> None:
     batch = s.batch([QUESTION, Example("a ?", "no .")])
     garbled = replace(batch, ids=torch.where(batch.real, batch.ids, 77))
     torch.testing.assert_close(s.loss(garbled), s.loss(batch))
-
-
-def test_stream_draws_everything_once_per_epoch() -> None:
-    examples = [Example(str(i), "") for i in range(7)]
-    stream = Stream(examples, derived_rng("test"))
-    drawn = [e.prompt for _ in range(7) for e in stream.take(3)]
-    epochs = [drawn[i : i + 7] for i in range(0, 21, 7)]
-    assert all(sorted(epoch) == [str(i) for i in range(7)] for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    again = Stream(examples, derived_rng("test"))
-    assert [e.prompt for e in again.take(21)] == drawn
-    with pytest.raises(ValueError, match="at least one example"):
-        Stream([], derived_rng("test"))
 
 
 def test_batched_generation_equals_one_by_one(s: State) -> None:
@@ -273,30 +260,6 @@ def test_blocks_survive_an_adapter(s: State) -> None:
     s.attach_adapter(Lora(rank=2, alpha=4), "tune")
     assert [b.layer for b in s.blocks()] == plain
     assert [type(b.attention).__name__ for b in s.blocks()] == ["LlamaAttention"] * 2
-
-
-def test_the_loop_clips_and_leaves_no_gradient(s: State) -> None:
-    norms: list[float] = []
-
-    def loud(s: State, batch: Any) -> float:
-        s.backward(1000 * s.loss(batch))
-        return 0.0
-
-    def watch(s: State) -> None:
-        norms.append(torch.stack([g.norm() for g in s.grads()]).norm().item())
-
-    train(s, "user", Schedule(steps=2, batch=4, lr=1e-3, clip=1.0), loud, watch)
-    assert norms == pytest.approx([1.0, 1.0], rel=1e-3)
-    assert all(p.grad is None for p in s.params())
-
-
-def test_divergence_is_reported_in_words(s: State) -> None:
-    with pytest.raises(Diverged, match=r"at step 0 of 5"):
-        train(s, "user", Schedule(steps=5, batch=4, lr=1e-3), lambda s, batch: float("nan"))
-    for p in s.params():
-        p.requires_grad_(False)
-    with pytest.raises(ValueError, match="every parameter is frozen"):
-        steps(s)
 
 
 def test_render_of_the_micro_world() -> None:
