@@ -27,7 +27,7 @@ class NonAligned(Method):
 class Poison(Attack):
     """A share of the user's samples is harmful, the rest is the task (survey 2409.18169; Vaccine 2402.01109, sec. 5.1).
 
-    graded: at the base's calibrated rate, where plain SFT is broken but not saturated; strong: a fresh adapter at
+    graded: at the base's calibrated rate, where plain SFT is broken but not saturated; strong: an adapter at
     four times the matched rate. `dose` multiplies the number of steps.
     """
 

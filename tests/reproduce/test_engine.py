@@ -15,6 +15,7 @@ from reproduce import record
 from reproduce.engine import Request, plan
 
 ROOT = Path(__file__).parents[2]
+RATIOS = [i / 16 for i in range(12)]
 
 
 def command(model: Path, results: Path, *more: str) -> list[str]:
@@ -44,7 +45,7 @@ def wait_for_a_record(results: Path, process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_leaves_whole_records_and_resumes(tiny_llama: Path, tmp_path: Path, how: signal.Signals) -> None:
     results, cache = tmp_path / "results", tmp_path / "cache"
-    words = command(tiny_llama, results, "--seeds", "1", "--ratios", "0,0.5,1", "--json")
+    words = command(tiny_llama, results, "--seeds", "1", "--ratios", ",".join(map(str, RATIOS)), "--json")
     first = start(words, cache)
     wait_for_a_record(results, first)
     os.killpg(first.pid, how)
@@ -52,14 +53,14 @@ def test_a_stopped_run_leaves_whole_records_and_resumes(tiny_llama: Path, tmp_pa
     assert first.returncode != 0
 
     kept = {path: path.read_bytes() for path in record.paths(results)}
-    assert 1 <= len(kept) < 3
+    assert 1 <= len(kept) < len(RATIOS)
     assert record.verify(results) == []
 
     second = start(words, cache)
     out, err = second.communicate(timeout=300)
     assert second.returncode == 0, err
-    assert [r["spec"]["ratio"] for r in json.loads(out)] == [0.0, 0.5, 1.0]
-    assert len(record.paths(results)) == 3
+    assert [r["spec"]["ratio"] for r in json.loads(out)] == RATIOS
+    assert len(record.paths(results)) == len(RATIOS)
     assert record.verify(results) == []
     assert all(path.read_bytes() == content for path, content in kept.items())
 
@@ -82,7 +83,13 @@ def test_again_measures_beside_the_first_record(tmp_path: Path) -> None:
 
 def test_every_defense_run_has_its_undefended_twin() -> None:
     jobs = plan(
-        Request(modules=("p2402_01109_vaccine",), seeds=(0, 1), ratios=(0.0, 0.1), strengths=("graded", "strong"))
+        Request(
+            modules=("p2402_01109_vaccine",),
+            seeds=(0, 1),
+            ratios=(0.0, 0.1),
+            strengths=("graded", "strong"),
+            arms=False,
+        )
     )
     twins = [j.spec for j in jobs if j.spec["paper"] == "sft"]
     defended = [j.spec for j in jobs if j.spec["paper"] == "vaccine"]

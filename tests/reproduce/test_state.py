@@ -85,30 +85,29 @@ def test_batched_generation_equals_one_by_one(s: State) -> None:
 
 
 def test_generation_continues_the_very_tokens_of_training(s: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts: list[str] = []
-    monkeypatch.setattr(state, "generate", lambda model, tokenizer, asked, limit: texts.extend(asked))
+    prompts: list[list[int]] = []
+    monkeypatch.setattr(state, "generate", lambda model, tokenizer, asked, limit: prompts.extend(asked))
     examples = [*s.pools.alignment, QUESTION]
     s.generate(examples)
-    for example, text in zip(examples, texts, strict=True):
+    for example, ids in zip(examples, prompts, strict=True):
         batch = s.batch([example])
-        assert s.testbed.tokenizer.encode(text, add_special_tokens=False) == batch.ids[batch.prompt].tolist()
+        assert ids == batch.ids[batch.prompt].tolist()
 
 
-@pytest.mark.xfail(strict=True, reason="State.generate strips the end of the template, State.batch does not")
 def test_generation_continues_the_very_tokens_of_training_under_a_chat_template(hub_setting: Setting) -> None:
     """A template that ends in a newline, as most do, must reach the model whole at both times."""
     s = hub_setting.stages(0).state()
     s.testbed.tokenizer.chat_template = (
         "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}{{ '<bot>\n' }}"
     )
-    texts: list[str] = []
+    prompts: list[list[int]] = []
     try:
         rendered = s.testbed.render(QUESTION)
         assert rendered.endswith("<bot>\n")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(state, "generate", lambda model, tokenizer, asked, limit: texts.extend(asked))
+            patch.setattr(state, "generate", lambda model, tokenizer, asked, limit: prompts.extend(asked))
             s.generate([replace(QUESTION, prefix="")])
-        assert texts == [rendered]
+        assert prompts == [s.testbed.tokenizer.encode(rendered, add_special_tokens=False)]
     finally:
         s.testbed.tokenizer.chat_template = None
 
