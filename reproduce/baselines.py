@@ -1,6 +1,6 @@
 """What every paper is compared with: undefended fine-tuning, the model without alignment, and the default attack."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from reproduce.api import Attack, Method, mixture
@@ -42,8 +42,8 @@ class Poison(Attack):
         return mixture(pools, ratio, n, task, seed)
 
     def schedule(self, protocol: Protocol, examples: int, lr: float) -> Schedule:
-        steps = round(self.dose * protocol.tune_epochs * examples / protocol.tune_batch)
-        return Schedule(steps=steps, batch=protocol.tune_batch, lr=lr * (protocol.strong_lr if self.strong else 1.0))
+        plain = protocol.tuning(examples, lr * (protocol.strong_lr if self.strong else 1.0))
+        return replace(plain, steps=round(self.dose * plain.steps))
 
     def adapter(self, protocol: Protocol, mode: str) -> bool:
         return self.strong or super().adapter(protocol, mode)

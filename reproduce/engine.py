@@ -202,7 +202,8 @@ def _leave_with_parent() -> None:
 
 
 def _work(job: Job) -> None:
-    from reproduce.run import perform, perform_study
+    from reproduce.lab import perform_study
+    from reproduce.run import perform
 
     where = setting(job.request)
     if isinstance(job.work, tuple):

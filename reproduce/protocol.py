@@ -66,6 +66,10 @@ class Protocol:
     probe_examples: int = 64
     probe_points: int = 5  # measurements after the one at step 0
 
+    def tuning(self, examples: int, lr: float) -> Schedule:
+        """User fine-tuning on so many examples: the same number of epochs whatever their number."""
+        return Schedule(steps=round(self.tune_epochs * examples / self.tune_batch), batch=self.tune_batch, lr=lr)
+
 
 MICRO = Protocol(
     name=f"micro-{PROTOCOL_VERSION}",

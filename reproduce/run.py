@@ -92,7 +92,7 @@ def perform(run: Run, setting: Setting) -> record.Record:
     adapter = run.attack.adapter(setting.protocol, run.mode)
     reason = run.method.skip(run.attack, adapter)
     if reason:
-        return _record(run_spec(run, setting), "not-applicable", reason, _measured(), _cost(began), {}, run)
+        return make_record(run_spec(run, setting), "not-applicable", reason, _measured(), cost_of(began), {}, run)
     user = list(run.method.curate(stages.pools, _user_data(run, stages)))
     s = stages.ready(run.method, run.mode, adapter)
     clock = {"align_seconds": stages.aligned(run.method, run.mode).info.get("seconds", 0.0)}
@@ -102,7 +102,7 @@ def perform(run: Run, setting: Setting) -> record.Record:
         status, reason = "ok", None
     except Diverged as error:
         measured, status, reason = _measured(), "diverged", str(error)
-    return _record(run_spec(run, setting), status, reason, measured, _cost(began, s, clock), digests, run)
+    return make_record(run_spec(run, setting), status, reason, measured, cost_of(began, s, clock), digests, run)
 
 
 def _user_data(run: Run, stages: Stages) -> list[Example]:
@@ -162,28 +162,11 @@ def _measured(
     return {"metrics": metrics or {}, "before": before or {}, "mechanisms": mechanisms or {}, "curves": curves or {}}
 
 
-def perform_study(study: Study, setting: Setting, seed: int, results: Path, arm: str = "main") -> record.Record:
-    """Measure one replicate of a study and return its record."""
-    from reproduce.lab import Lab
-
-    began = time.perf_counter()
-    lab = Lab(setting, seed, results)
-    measured: dict[str, Any] = {"findings": {}, "figures": {}}
-    try:
-        found = study.measure(lab)
-        measured["findings"] = {n: vars(f) for n, f in found.findings.items()}
-        measured["figures"] = {n: vars(f) for n, f in found.figures.items()}
-        status, reason = "ok", None
-    except Diverged as error:
-        status, reason = "diverged", str(error)
-    digests = {"base": _weights_digest(lab.stages.base().tensors)}
-    return _record(study_spec(study, setting, seed, arm), status, reason, measured, _cost(began), digests, study)
-
-
-def _record(
+def make_record(
     spec: dict[str, Any], status: str, reason: str | None, measured: dict[str, Any], cost: dict[str, Any],
     digests: dict[str, str], owner: Run | Study,
 ) -> record.Record:  # fmt: skip
+    """A record without its seal: what was asked, what came out, what it cost, and what made it."""
     module = owner.owner if isinstance(owner, Run) else owner
     return {
         "schema": record.SCHEMA, "key": record.key(spec), "spec": spec, "status": status, "reason": reason,
@@ -206,7 +189,8 @@ def _rounded(value: Any) -> Any:
     return [_rounded(v) for v in value] if isinstance(value, list) else value
 
 
-def _cost(began: float, s: State | None = None, clock: dict[str, float] | None = None) -> dict[str, Any]:
+def cost_of(began: float, s: State | None = None, clock: dict[str, float] | None = None) -> dict[str, Any]:
+    """Seconds in all and by stage, passes and tokens of fine-tuning, peak memory in bytes."""
     return {
         "seconds": time.perf_counter() - began, **(clock or {}), "passes": s.cost.passes if s else 0,
         "tokens": s.cost.tokens if s else 0, "peak_bytes": _peak_bytes(),
@@ -221,12 +205,13 @@ def _peak_bytes() -> int:
 
 def _digests(stages: Stages, s: State, user: list[Example]) -> dict[str, str]:
     return {
-        "base": _weights_digest(stages.base().tensors), "aligned": _weights_digest(s.references["aligned"]),
+        "base": weights_digest(stages.base().tensors), "aligned": weights_digest(s.references["aligned"]),
         "data": digest(user), "test": digest(stages.pools.harmful_test),
     }  # fmt: skip
 
 
-def _weights_digest(values: Weights) -> str:
+def weights_digest(values: Weights) -> str:
+    """SHA-256 over names and float32 values."""
     parts = [f"{n}:{t.float().cpu().numpy().tobytes().hex()}" for n, t in sorted(values.items())]
     return digest(parts)
 

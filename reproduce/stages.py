@@ -165,8 +165,6 @@ class Stages:
         least. The band starts above the 50 % that test prompts must reach, because the two prompt sets differ by a few
         points. When no rate does, the one that misses least is taken and `inside` is false.
         """
-        from reproduce.baselines import Poison, Sft
-
         if len(self.protocol.lr_grid) == 1:
             return Checkpoint({}, {"lr": self.protocol.lr_grid[0], "tried": [], "inside": None})
         low, high = self.protocol.hs_band
@@ -178,10 +176,10 @@ class Stages:
 
         def make() -> Checkpoint:
             for lr in self.protocol.lr_grid:
-                s = self.ready(Sft(), "full", adapter=False)
+                s = self.ready(Method(), "full", adapter=False)
                 user = mixture(self.pools, CALIBRATION_RATIO, self.protocol.n, self.protocol.task, self.seed)
                 s.add_stream("user", user)
-                train(s, "user", Poison().schedule(self.protocol, len(user), lr), sft_step)
+                train(s, "user", self.protocol.tuning(len(user), lr), sft_step)
                 m = evaluate(self.testbed, self.pools, self.protocol.task, s.generate, split="validation")
                 tried[lr] = rate(m["harmful"]), rate(m["accuracy"])
                 if miss(lr) == 0:

@@ -14,12 +14,13 @@ import torch
 from reproduce import find, record
 from reproduce.api import Attack, Method, Stage, Study
 from reproduce.baselines import NonAligned, Poison, Sft
+from reproduce.lab import perform_study
 from reproduce.model import weights
 from reproduce.papers.p2402_01109_vaccine import Vaccine
 from reproduce.papers.p2405_16833_safe_lora import SafeLora
 from reproduce.papers.p2405_18641_lisa import Lisa
 from reproduce.protocol import MODES, Mode
-from reproduce.run import Run, Setting, perform, perform_study
+from reproduce.run import Run, Setting, perform
 from reproduce.stages import Stages
 from reproduce.state import State
 
