@@ -21,7 +21,10 @@ BASELINES = {"sft": "SFT, undefended", "non-aligned": "Never aligned"}
 
 @dataclass(frozen=True, kw_only=True)
 class Atlas:
-    """Catalogue entries by id and what was measured for them; `calibrations` by testbed."""
+    """Catalogue entries by id and what was measured for them; `calibrations` by testbed.
+
+    `tuning` are the cells on validation prompts that chose the knobs of the defenses; nothing else shows them.
+    """
 
     papers: dict[str, Paper]
     head: Head
@@ -32,6 +35,7 @@ class Atlas:
     calibrations: dict[str, dict[str, Any]]
     repository: str | None
     records: int
+    tuning: list[Cell]
 
     def name(self, slug: str) -> str:
         """What to call a method in a table: its nickname, else its slug, which is unique too."""
@@ -57,7 +61,8 @@ def read(root: Path) -> Atlas:
     results = root / "reproduce/results"
     head, entries = papers.load(root / "papers.yaml")
     records = list(record.read(results))
-    return assemble(head, entries, records, calibration(records), _repository(root))
+    tuning = list(record.read(root / "reproduce/tuning"))
+    return assemble(head, entries, records, calibration(records), _repository(root), tuning)
 
 
 def assemble(
@@ -66,6 +71,7 @@ def assemble(
     records: Sequence[Record],
     calibrations: Mapping[str, dict[str, Any]],
     repository: str | None = None,
+    tuning: Sequence[Record] = (),
 ) -> Atlas:
     """Put catalogue entries and run records together; runs on validation prompts are for tuning and stay out."""
     records = [one for one in records if one["spec"].get("split", "test") == "test"]
@@ -79,6 +85,7 @@ def assemble(
         calibrations=dict(calibrations),
         repository=repository,
         records=len(records),
+        tuning=measured.cells(tuning),
     )
 
 

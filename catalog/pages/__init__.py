@@ -18,6 +18,8 @@ from catalog import charts, measured
 from catalog.atlas import Atlas
 from catalog.pages import boards, paper, pictures, sheets, words
 from catalog.schema import Paper
+from catalog.taxonomy import BASELINES
+from reproduce.protocol import HUB, MICRO
 
 
 def build(root: Path) -> Path:
@@ -113,8 +115,19 @@ def _parts(env: Environment, atlas: Atlas, out: Path) -> None:
     if picture:
         picture = pictures.draw(charts.ladder(boards.ladder_rows(atlas, cells)), out / "figures", picture)
     _write(env, "home.md.j2", out / "parts/home.md", counts=counts(atlas), picture=picture)
-    _write(env, "calibration.md.j2", out / "parts/calibration.md", runs=_runs(atlas))
+    fixed = {p.name: p for p in (MICRO, HUB)}
+    _write(env, "calibration.md.j2", out / "parts/calibration.md", runs=_runs(atlas), fixed=fixed, tuned=_tuned(atlas))
     _write(env, "vocabulary.md.j2", out / "parts/vocabulary.md")
+
+
+def _tuned(atlas: Atlas) -> list[dict[str, Any]]:
+    """What each defense was tried with on validation prompts, and whether that is what it runs with."""
+    used = [(cell.method, cell.settings) for cell in atlas.cells if cell.arm == "main"]
+    return [
+        {"cell": cell, "chosen": (cell.method, cell.settings) in used}
+        for cell in sorted(atlas.tuning, key=lambda cell: (cell.method, str(cell.attack), str(cell.settings)))
+        if cell.method not in BASELINES
+    ]
 
 
 def _runs(atlas: Atlas) -> list[dict[str, Any]]:
