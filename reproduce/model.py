@@ -1,5 +1,6 @@
 """Access to the parts of any Hugging Face causal language model, and its LoRA adapter."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,8 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> Any:
     """`model` with a fresh trainable adapter (its product is zero) and everything else frozen."""
     from peft import LoraConfig, get_peft_model
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # by peft 0.21
         torch.manual_seed(seed)
         config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         return get_peft_model(model, config)
