@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog import measured, papers, studies
+from catalog import integrity, measured, papers, studies
 from catalog.measured import Cell, Failure, Record
 from catalog.schema import Head, Paper
 from catalog.studies import Figure, Finding
@@ -57,10 +57,9 @@ class Atlas:
 
 
 def read(root: Path) -> Atlas:
-    """Read papers.yaml and the run records of a checkout."""
-    results = root / "reproduce/results"
+    """Read papers.yaml and the run records of a checkout. Raises RefusedError when a record was edited."""
     head, entries = papers.load(root / "papers.yaml")
-    records = list(record.read(results))
+    _, records = integrity.reproduction(root)
     tuning = list(record.read(root / "reproduce/tuning"))
     return assemble(head, entries, records, calibration(records), _repository(root), tuning)
 

@@ -151,7 +151,8 @@ def bibtex(output: Output) -> None:
 
     with refusals():
         head, entries = papers.load(root() / papers.FILE)
-    output.write_text(exporters.bibliography(entries, head.venues), encoding="utf-8")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(exporters.bibliography(entries, head.venues), encoding="utf-8")
     typer.echo(f"{output}: {len(entries)} entries", err=True)
 
 
@@ -170,7 +171,7 @@ def run(
     ratios: Annotated[str, typer.Option(help="Shares of harmful samples of the poison attack.")] = "0,0.05,0.1,0.2",
     attack: Annotated[str, typer.Option(help="Strength of the poison attack: graded, strong or both.")] = "graded",
     task: Annotated[str | None, typer.Option(help="Downstream task: sentiment or card.")] = None,
-    n: Annotated[int | None, typer.Option(help="Number of user samples.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Number of user samples.")] = None,
     mode: Annotated[str, typer.Option(help="full, single-lora or double-lora.")] = "full",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a field of the module.")
@@ -192,6 +193,7 @@ def run(
 
     with refusals(), running.usage_errors():
         entries = papers.load(root() / papers.FILE)[1]
+        running.either(papers_, every, kinds)
         names = running.all_modules(entries, kinds) if every else [running.module_of(t, entries) for t in papers_ or []]
         request = running.request(
             names, testbed=testbed, seeds=seeds, ratios=ratios, attack=attack, task=task, n=n, mode=mode,
@@ -228,6 +230,8 @@ def results(
     from reproduce import record
 
     place = folder or record.RESULTS
+    if not place.is_dir():
+        fail(f"--results {place}: no such folder", 2)
     if paper == "verify":
         found = record.verify(place)
         if as_json:
@@ -242,7 +246,7 @@ def results(
         slug = (
             paper if paper is None or paper in BASELINES else find_paper(paper, papers.load(root() / papers.FILE)[1]).id
         )
-        records = running.select(record.read(place), slug)
+        records = running.select(running.read(place), slug)
     if as_json:
         emit(running.tidy(records))
     else:
@@ -306,7 +310,7 @@ def find_paper(text: str, entries: list[Paper]) -> Paper:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn refused input into messages on stderr and exit code 1."""
+    """Turn refused input, and files that cannot be read or written, into messages on stderr and exit code 1."""
     from catalog.problems import RefusedError
 
     try:
@@ -314,6 +318,8 @@ def refusals() -> Iterator[None]:
     except RefusedError as refused:
         complain(refused.problems)
         raise typer.Exit(1) from None
+    except OSError as error:
+        fail(f"{error.filename2 or error.filename}: {error.strerror}; check the path and its permissions", 1)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -1,7 +1,6 @@
 """What `hft check` says about everything beside the entries: format, schema, modules, records, README."""
 
 import ast
-import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,24 @@ RESULTS = Path("reproduce", "results")
 
 def check(root: Path, catalogue: Catalogue) -> list[Problem]:
     """Problems of the file's format, the JSON Schema, the modules, the records and the README."""
-    problems = [*format_is_canonical(catalogue), *schema_is_current(), *readme_is_current(root)]
+    problems = [*format_is_canonical(catalogue), *schema_is_current()]
     try:
         modules, records = reproduction(root)
     except RefusedError as refused:
         return [*problems, *refused.problems]
     return [
         *problems,
+        *readme_is_current(root),
         *modules_have_entries(catalogue, modules),
         *records_have_entries(catalogue, records),
         *versions_follow_modules(catalogue, modules, records),
-        *records_are_intact(root),
     ]
 
 
 def reproduction(root: Path) -> tuple[dict[str, find.Module], list[Record]]:
-    """All modules and records; RefusedError names a file that cannot be read as one."""
+    """All modules and records; RefusedError names a file that cannot be read as one, or was edited."""
+    if edited := list(records_are_intact(root)):
+        raise RefusedError(edited)
     try:
         return find.modules(), list(record.read(root / RESULTS))
     except ValueError as error:
@@ -78,6 +79,9 @@ def modules_have_entries(catalogue: Catalogue, modules: dict[str, find.Module]) 
         elif modules[name].arxiv != paper.ids.arxiv:
             message = f"module {name} is of arXiv {modules[name].arxiv}, the entry of {paper.ids.arxiv}"
             yield catalogue.document.problem("module-mismatch", place, message, "name the module after the entry's id")
+    for entry in catalogue.document.entries:  # also those that do not fit the schema, whose errors are told elsewhere
+        reproduction_ = entry.get("reproduction") if isinstance(entry, dict) else None
+        named.add(str(reproduction_.get("module")) if isinstance(reproduction_, dict) else "")
     for name in sorted(modules.keys() - named):
         message = f"no entry names the module {name}"
         fix = f"add `reproduction: {{module: {name}}}` to the entry of arXiv {modules[name].arxiv} in {FILE}"
@@ -141,10 +145,12 @@ def records_are_intact(root: Path) -> Iterator[Problem]:
 
 def readme_is_current(root: Path) -> Iterator[Problem]:
     """The generated regions of the README are what `hft readme` would write."""
-    if importlib.util.find_spec("catalog.readme") is None or not (root / "README.md").is_file():
-        return
     from catalog import readme
 
-    for region in readme.drift(root):
-        message = region.removeprefix("README.md: ").partition(";")[0]
-        yield Problem("readme-drift", "README.md:1", "", message, "run `hft readme`")
+    if not (root / "README.md").is_file():
+        yield Problem("readme-drift", "README.md:1", "", "there is no README.md", "restore it with git")
+        return
+    for sentence in readme.drift(root):
+        where, _, rest = sentence.partition(": ")
+        message, _, fix = rest.partition("; ")
+        yield Problem("readme-drift", f"{where}:1", "", message, fix)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
 
 from catalog import ids, schema
@@ -79,7 +80,11 @@ class Catalogue:
 
 def read(path: Path) -> Document:
     """Parse papers.yaml; RefusedError names line and fix when it is no YAML mapping."""
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise RefusedError([_broken(line, "a byte that is not UTF-8")]) from error
     return Document(path, text, parse(text))
 
 
@@ -116,7 +121,7 @@ def unquoted(document: Document) -> Iterator[Problem]:
                 continue
             place = ("papers", index, "ids", kind)
             message = f"{kind} id {value} is not quoted, so YAML may have changed it"
-            fix = f'look the id up and write it in quotes: {kind}: "2402.01109"'
+            fix = f'look the id up, a zero at its end may be lost, and write it in quotes, as in {kind}: "{value}"'
             yield document.problem("unquoted-id", place, message, fix if kind == "arxiv" else f'{kind}: "{value}"')
 
 
@@ -142,9 +147,25 @@ def parse(text: str) -> CommentedMap:
         mark = error.problem_mark or error.context_mark
         message = " ".join(str(part) for part in (error.context, error.problem) if part)
         raise RefusedError([_broken(mark.line + 1 if mark else 1, message)]) from error
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RefusedError([_broken(line, f"a character that YAML does not allow ({error.reason})")]) from error
+    except ValueError as error:
+        raise RefusedError([_broken(_impossible_date(text), str(error))]) from error
     if not isinstance(data, CommentedMap):
         raise RefusedError([_broken(1, "the root is no mapping of schema, tags, venues and papers")])
     return data
+
+
+def _impossible_date(text: str) -> int:
+    """Line of the first thing that looks like a date and is none; 1 when there is none."""
+    for number, line in enumerate(text.splitlines(), 1):
+        for found in re.findall(r"\b\d{4}-\d\d-\d\d\b", line):
+            try:
+                datetime.date.fromisoformat(found)
+            except ValueError:
+                return number
+    return 1
 
 
 def plain(node: Any) -> Any:

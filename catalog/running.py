@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from catalog import ids, measured
-from catalog.problems import did_you_mean
+from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.schema import Paper
 from catalog.taxonomy import BASELINES, PaperType
 from reproduce import record
-from reproduce.protocol import MODES
+from reproduce.protocol import MODES, RequestError
+from reproduce.testbeds import protocol_of
 
 if TYPE_CHECKING:
     from reproduce.engine import Job, Request
@@ -34,7 +35,7 @@ def usage_errors() -> Iterator[None]:
     """Turn unknown ids and unusable options into a message on stderr and exit code 2."""
     try:
         yield
-    except (ids.UnknownPaperError, ValueError) as error:
+    except (ids.UnknownPaperError, UsageError, RequestError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
 
@@ -48,6 +49,14 @@ def module_of(text: str, papers: Sequence[Paper]) -> str:
         known = ", ".join(p.id for p in papers if p.reproduction)
         raise UsageError(f"{paper.id}: no module yet; reproduced are {known}, sft and non-aligned")
     return paper.reproduction.module
+
+
+def either(names: Sequence[str] | None, every: bool, types: str) -> None:
+    """Refuse names beside --all, and --type without it, rather than drop one of them in silence."""
+    if names and every:
+        raise UsageError("give papers or --all, not both")
+    if types and not every:
+        raise UsageError(f"--type {types}: goes with --all")
 
 
 def all_modules(papers: Iterable[Paper], types: str) -> list[str]:
@@ -70,6 +79,11 @@ def request(
         raise UsageError("name at least one paper, sft or non-aligned; or --all")
     if attack not in STRENGTHS:
         raise UsageError(f"--attack {attack}: {did_you_mean(attack, STRENGTHS)}")
+    tasks = protocol_of(rest["testbed"]).tasks
+    if rest["task"] is not None and rest["task"] not in tasks:
+        raise UsageError(f"--task {rest['task']}: {did_you_mean(rest['task'], tasks)}")
+    if rest["device"].partition(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"--device {rest['device']}: choose cpu or cuda")
     if mode not in MODES:
         raise UsageError(f"--mode {mode}: {did_you_mean(mode, MODES)}")
     if rest["split"] not in SPLITS:
@@ -132,6 +146,16 @@ def execute(jobs: "Sequence[Job]", processes: int) -> list[str]:
 
         engine.execute(missing, processes, report)
     return problems
+
+
+def read(place: Path) -> list[record.Record]:
+    """All records of a folder; RefusedError names one that cannot be read."""
+    try:
+        return list(record.read(place))
+    except ValueError as error:
+        where, _, rest = str(error).partition(": ")
+        message, _, fix = rest.partition("; ")
+        raise RefusedError([Problem("unreadable", where, "", message, fix)]) from error
 
 
 def records_of(jobs: "Iterable[Job]") -> list[record.Record]:

@@ -139,7 +139,7 @@ Test = Annotated[
 
 
 class Claim(Strict):
-    """One checkable statement of a paper, in our words, with the place it comes from."""
+    """One checkable statement of a paper, in our words, with the place it comes from; kind control: ours, not its."""
 
     id: Annotated[str, Field(pattern=r"^C[1-9]\d*[a-z]?$")]
     says: Text

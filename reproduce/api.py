@@ -4,13 +4,14 @@ A module is one frozen dataclass. Its fields are the paper's hyper-parameters, i
 depth of inheritance is one. A step hook only leaves gradients in `.grad` and returns the loss to log.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from reproduce.data import Example, Pools, derived_rng
-from reproduce.protocol import Protocol, Schedule
+from reproduce.protocol import Protocol, RequestError, Schedule
 
 if TYPE_CHECKING:
     from reproduce.lab import Lab
@@ -164,7 +165,7 @@ def mixture(pools: Pools, ratio: float, n: int, task: str, seed: int) -> list[Ex
     harmful, benign = list(pools.attack_harmful), list(pools.tasks[task].train)
     bad = round(ratio * n)
     if bad > len(harmful):
-        raise ValueError(
+        raise RequestError(
             f"ratio {ratio} of n {n} asks for {bad} harmful examples; the attacker's pool has {len(harmful)}"
         )
     derived_rng("attack sample", seed).shuffle(harmful)
@@ -180,7 +181,7 @@ def with_fields(module: _Module, fields: dict[str, Any]) -> Any:
     known = asdict(module)  # type: ignore[call-overload]
     unknown = sorted(fields.keys() - known.keys())
     if unknown:
-        raise ValueError(f"{module.paper}: no field {', '.join(unknown)}; fields are {', '.join(known) or 'none'}")
+        raise RequestError(f"{module.paper}: no field {', '.join(unknown)}; fields are {', '.join(known) or 'none'}")
     return replace(module, **{k: _convert(k, v, known[k]) for k, v in fields.items()})  # type: ignore[type-var]
 
 
@@ -190,6 +191,9 @@ def _convert(name: str, value: Any, like: Any) -> Any:
     try:
         if isinstance(like, bool):
             return {"true": True, "false": False}[value.lower()]
-        return type(like)(value)
+        converted = type(like)(value)
+        if isinstance(converted, float) and not math.isfinite(converted):
+            raise ValueError
+        return converted
     except (KeyError, ValueError):
-        raise ValueError(f"field {name}: {value!r} is not a {type(like).__name__}") from None
+        raise RequestError(f"field {name}: {value!r} is not a {type(like).__name__}") from None

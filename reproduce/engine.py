@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce import find, record
-from reproduce.protocol import Mode
+from reproduce.protocol import Mode, RequestError
 from reproduce.testbeds import protocol_of
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ def setting(request: Request) -> "Setting":
     from reproduce.testbeds import testbed
 
     if request.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
+        raise RequestError(
             f"--device {request.device}: this machine has no usable GPU; leave --device out to run on the CPU"
         )
     if request.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"--dtype {request.dtype}: choose float32 or bfloat16")
+        raise RequestError(f"--dtype {request.dtype}: choose float32 or bfloat16")
     return Setting(
         testbed=testbed(request.testbed), protocol=protocol_of(request.testbed), device=request.device,
         dtype=request.dtype, split=request.split, cache=request.cache or default_cache(),

@@ -5,6 +5,11 @@ from typing import Literal
 
 PROTOCOL_VERSION = 1
 
+
+class RequestError(ValueError):
+    """Something was asked for that does not exist or cannot be done here; the message says what to ask instead."""
+
+
 Mode = Literal["full", "single-lora", "double-lora"]
 MODES: tuple[Mode, ...] = ("full", "single-lora", "double-lora")
 

@@ -76,9 +76,29 @@ def load(path: Path) -> Record:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); restore it with git or delete it and run again") from None
+    if misshapen := _misshapen(record):
+        raise ValueError(f"{path}: {misshapen}; restore it with git or delete it and run again")
+    return dict(record)
+
+
+def _misshapen(record: Any) -> str | None:
+    """What keeps a JSON value from being read as a record at all."""
     if not isinstance(record, dict):
-        raise ValueError(f"{path}: a record is a JSON object; restore it with git or delete it and run again")
-    return record
+        return "a record is a JSON object"
+    objects = {"spec", "cost", "digests", "environment"}
+    objects |= (
+        STUDY_FIELDS if isinstance(record.get("spec"), dict) and record["spec"].get("kind") == "study" else RUN_FIELDS
+    )
+    if wrong := sorted(name for name in objects if not isinstance(record.get(name), dict)):
+        return f"no object for {', '.join(wrong)}"
+    if missing := {"kind", "paper", "arm", "version", "testbed", "seed"} - record["spec"].keys():
+        return f"spec without {', '.join(sorted(missing))}"
+    if record.get("status") not in [*STATUSES]:
+        return f"unknown status {record.get('status')!r}"
+    broken = [
+        n for n, m in record.get("metrics", {}).items() if not isinstance(m, dict) or {"n", "k", "outcomes"} - m.keys()
+    ]
+    return f"metric {', '.join(broken)} without n, k or outcomes" if broken else None
 
 
 def verify(root: Path = RESULTS) -> list[dict[str, str]]:
@@ -88,7 +108,7 @@ def verify(root: Path = RESULTS) -> list[dict[str, str]]:
         try:
             message = _problem(load(path), path, root)
         except ValueError as error:
-            message = str(error)
+            message = str(error).removeprefix(f"{path}: ").partition("; ")[0]
         if message:
             fix = f"restore it: git checkout -- {path}; or delete it and run again"
             problems.append({"path": str(path), "message": message, "fix": fix})
@@ -102,8 +122,8 @@ def _problem(record: Record, path: Path, root: Path) -> str | None:
     kind = STUDY_FIELDS if record["spec"].get("kind") == "study" else RUN_FIELDS
     if record.keys() != FIELDS | kind:
         return f"fields differ from the schema: {', '.join(sorted(record.keys() ^ (FIELDS | kind)))}"
-    if record["schema"] != SCHEMA or record["status"] not in STATUSES:
-        return f"unknown schema {record['schema']!r} or status {record['status']!r}"
+    if record["schema"] != SCHEMA:
+        return f"unknown schema {record['schema']!r}"
     if record["key"] != key(record["spec"]):
         return f"key {record['key']} is not that of its spec ({key(record['spec'])}): the spec was edited"
     again = path.name.removeprefix(record["key"]).removesuffix(".json").removeprefix(".")

@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from reproduce.protocol import HUB, MICRO, Protocol
+from reproduce.protocol import HUB, MICRO, Protocol, RequestError
 
 
 def protocol_of(name: str) -> Protocol:
-    """The frozen protocol of a testbed by name. Raises ValueError for an unknown one. Torch-free."""
+    """The frozen protocol of a testbed by name. Raises RequestError for an unknown one. Torch-free."""
     if name == "micro":
         return MICRO
     if name.startswith("hub:"):
         return HUB
-    raise ValueError(f"unknown testbed {name!r}: there are micro and hub:PATH (a folder with a Hugging Face model)")
+    raise RequestError(f"unknown testbed {name!r}: there are micro and hub:PATH (a folder with a Hugging Face model)")
 
 
 def testbed(name: str) -> Any:

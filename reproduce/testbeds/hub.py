@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from reproduce.data import Example, Pools
 from reproduce.judges import Verdict
+from reproduce.protocol import RequestError
 from reproduce.testbeds.micro import Micro
 
 
@@ -25,7 +26,7 @@ class Hub:
 
     def __init__(self, path: Path) -> None:
         if not (path / "config.json").is_file():
-            raise ValueError(f"hub:{path}: no config.json there; give the folder of a Hugging Face model")
+            raise RequestError(f"hub:{path}: no config.json there; give the folder of a Hugging Face model")
         self._path, self._world = path, Micro()
         self.name, self.model_name, self.data_name = f"hub:{path.name}", weights_digest(path), self._world.data_name
 
@@ -67,7 +68,7 @@ def weights_digest(path: Path) -> str:
     h = hashlib.sha256()
     files = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
     if not files:
-        raise ValueError(f"hub:{path}: no weight files (*.safetensors or *.bin) there")
+        raise RequestError(f"hub:{path}: no weight files (*.safetensors or *.bin) there")
     for file in files:
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
