@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from catalog import cli
+from catalog import cli, readme
 from reproduce import find, record
 
 LIST_MODULES = find.modules
@@ -18,8 +18,10 @@ GARDEN = Path(__file__).parents[1] / "fixtures" / "garden.yaml"
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout that `hft` finds from its working directory: only papers.yaml, which has no problem."""
+    """A checkout that `hft` finds from its working directory: papers.yaml without a problem, a README left alone."""
     shutil.copy(GARDEN, tmp_path / "papers.yaml")
+    (tmp_path / "README.md").touch()
+    monkeypatch.setattr(readme, "drift", lambda root: [])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(find, "modules", dict)
     return tmp_path
@@ -98,6 +100,10 @@ def add_record(project: Path) -> Callable[..., Path]:
             "made": "2026-11-20T03:00:00Z",
             **fields,
         }
+        if "findings" in fields:
+            spec["kind"] = "study"
+            entry["key"] = record.key(spec)
+            entry = {name: value for name, value in entry.items() if name not in record.RUN_FIELDS}
         path = record.path_of(spec, project / "reproduce" / "results")
         record.write(entry, path)
         return path

@@ -140,7 +140,7 @@ def test_runs_outcomes_and_findings(project: Path, add_record: Any) -> None:
     add_record(
         "breaker",
         findings={"harm_rise": {"value": 12.5, "unit": "points", "says": "rise over the ratio"}},
-        metrics={},
+        figures={},
     )
     engine = db.current(project)
     runs = query.runs(engine)

@@ -109,7 +109,8 @@ def test_a_record_that_is_no_json(hft: Any, add_record: Any) -> None:
     path = add_record("shield")
     path.write_text("{")
     (found,) = problems(hft)
-    assert found["code"] == "unreadable"
+    assert found["code"] == "record-broken"
+    assert "not valid JSON" in found["message"]
     assert path.name in found["where"]
     assert hft("list").exit_code == 1
 
@@ -140,13 +141,68 @@ def test_the_json_schema_judges_as_the_models_do(project: Path) -> None:
 
 def test_readme_drift(project: Path, hft: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "README.md").write_text("old")
-    monkeypatch.setattr(readme, "drift", lambda root: [f"region papers of {root.name} is stale"])
+    monkeypatch.setattr(readme, "drift", lambda root: ["README.md: region papers is stale; run `hft readme`"])
     (found,) = problems(hft)
     assert (found["code"], found["where"], found["fix"]) == (
         "readme-drift",
         "README.md:1",
         "run `hft readme`",
     )
+
+
+def test_a_missing_readme_is_told(project: Path, hft: Any) -> None:
+    (project / "README.md").unlink()
+    (found,) = problems(hft)
+    assert (found["code"], found["message"]) == ("readme-drift", "there is no README.md")
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"spec": "x"}, {"status": ["ok"]}, {"digests": []}, {"metrics": {"harmful": {}}}]
+)
+@pytest.mark.parametrize("command", ["check", "build", "list"])
+def test_a_record_of_the_wrong_shape_is_named_and_never_a_traceback(
+    hft: Any, add_record: Any, change: dict[str, Any], command: str
+) -> None:
+    path = add_record("shield")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change} if change else {}))
+    done = hft(command)
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert path.name in done.stderr
+
+
+@pytest.mark.parametrize("command", ["build", "list", "readme"])
+def test_an_edited_record_is_shown_nowhere(hft: Any, add_record: Any, command: str) -> None:
+    path = add_record("shield")
+    path.write_text(path.read_text().replace('"k": 1', '"k": 0'))
+    done = hft(command)
+    assert done.exit_code == 1
+    assert path.name in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"schema: 1\npapers:\n  - date: 2024-02-31\n", 3),
+        (b"schema: 1\ntags: {a: \xff}\n", 2),
+        (b"schema: 1\n\x00\n", 2),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_refused_with_the_line(project: Path, hft: Any, content: bytes, line: int) -> None:
+    (project / "papers.yaml").write_bytes(content)
+    done = hft("check")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert f"papers.yaml:{line}:" in done.stderr
+
+
+def test_places_that_cannot_be_written_are_named(project: Path, hft: Any) -> None:
+    (project / "build").write_text("a file where the folder should be")
+    for words in (["build"], ["list"], ["export", "bibtex", "-o", str(project / "build" / "x.bib")]):
+        done = hft(*words)
+        assert done.exit_code == 1
+        assert isinstance(done.exception, SystemExit)
+        assert "check the path" in done.stderr
 
 
 def test_fmt_writes_the_canonical_form_once(project: Path, hft: Any, edit: Any) -> None:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from reproduce import record
 
-SPEC: dict[str, Any] = {"kind": "run", "testbed": "micro", "paper": "sft", "seed": 0, "ratio": 0.1}
+SPEC: dict[str, Any] = {
+    "kind": "run", "testbed": "micro", "paper": "sft", "arm": "main", "version": 1, "seed": 0, "ratio": 0.1,
+}  # fmt: skip
 
 
 def a_record(spec: dict[str, Any] = SPEC) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def test_a_record_is_never_overwritten(tmp_path: Path) -> None:
     [
         (lambda r: r["metrics"]["harmful"].update(k=1), "edited"),
         (lambda r: r["spec"].update(seed=1), "spec was edited"),
-        (lambda r: r.pop("cost"), "missing: cost"),
+        (lambda r: r.pop("cost"), "no object for cost"),
         (lambda r: r.update(status="great"), "status"),
         (lambda r: r.update(extra=1), "extra"),
     ],
