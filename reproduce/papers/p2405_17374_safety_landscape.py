@@ -47,8 +47,8 @@ class SafetyLandscape(Study):
     """
 
     paper = "safety-landscape"
-    span: float = 0.5  # largest displacement, as a share of each tensor's norm (sec. 3: 0.5)
-    points: int = 21  # evaluations per direction (code: 20 steps)
+    span: float = 1.5  # largest displacement, share of each tensor's norm (sec. 3: 0.5, where no edge shows here)
+    points: int = 31  # evaluations per direction (code: 20 steps)
     directions: int = 3  # random directions averaged
     prompts: int = 200  # forbidden validation prompts (paper: 80 of AdvBench)
     grid: int = 7  # points per axis of the 2D landscape
@@ -122,7 +122,10 @@ class SafetyLandscape(Study):
         return path
 
     def _prediction(self, survey: "_Surveyor", lab: Lab) -> Values:
-        """Across aligned models of growing training: VISAGE before an attack against harm after it (10 pairs)."""
+        """Across aligned models of growing training: VISAGE before an attack against harm after it.
+
+        The attack is one epoch of 10 pairs: five epochs break every model alike, which leaves nothing to rank.
+        """
         s = lab.stages.state(lab.stages.base().tensors)
         s.add_stream("align", lab.stages.pools.alignment)
         every = lab.setting.protocol.ground.steps // self.rungs
@@ -138,8 +141,10 @@ class SafetyLandscape(Study):
         for model in models:
             line = survey.line(model, survey.direction(model, 0), fast=True)
             heights.append(visage(line["attack success rate"]))
-            harms.append(survey.attack_rate(self._epochs(lab, model, harmful)[-1]))
-        survey.figures["prediction"] = Figure(heights, {"after 10 harmful pairs": harms}, "VISAGE before", "percent")
+            harms.append(survey.attack_rate(self._epochs(lab, model, harmful)[0]))
+        survey.figures["prediction"] = Figure(
+            heights, {"after one epoch of 10 harmful pairs": harms}, "VISAGE before", "percent"
+        )
         tied = len(set(heights)) == 1 or len(set(harms)) == 1
         value = None if tied else float(spearmanr(heights, harms).statistic)
         return {"visage_harm_spearman": value}
