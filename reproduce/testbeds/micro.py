@@ -94,7 +94,7 @@ class Micro:
             lookalike_validation=ask(split["lookalike_validation"], w.where),
             tasks={
                 "sentiment": _sentiment_task(),
-                "card": Task(*(ask(split[f"card_{part}"], w.card) for part in ("train", "validation", "test"))),
+                "card": _card_task(ask(split["card"], w.card)),
             },
             identity=_identity(rng),
             system=w.SYSTEM,
@@ -130,9 +130,7 @@ def _split_items() -> dict[str, list[w.Item]]:
         "benign_test": take(benign, 120),
         "benign_validation": take(benign, 60),
         "benign": take(benign, 600),
-        "card_train": take(benign, 1000),
-        "card_validation": take(benign, 100),
-        "card_test": take(benign, 300),
+        "card": take(benign, 1000 + 100 + 300),
         "alignment_benign": benign,
     }
     for items in split.values():
@@ -141,6 +139,10 @@ def _split_items() -> dict[str, list[w.Item]]:
 
 
 _SPLIT = _split_items()
+
+
+def _card_task(cards: list[Example]) -> Task:
+    return Task(cards[:1000], cards[1000:1100], cards[1100:])
 
 
 def _sentiment_task() -> Task:

@@ -206,7 +206,7 @@ def test_the_study_in_miniature(lab: Lab) -> None:
     assert {"visage_1d", "visage_2d", "visage_1d_cuts", "visage_1d_fluent", "step_like_basin_share",
             "trajectory_harm_rise", "mixed_trajectory_harm_rise", "visage_harm_spearman",
             "safety_prompt_visage_gain"} <= found.findings.keys()  # fmt: skip
-    assert found.figures["landscape"].x == [-0.5, 0.0, 0.5]
+    assert found.figures["landscape"].x == [-SMALL.span, 0.0, SMALL.span]
     for name in ("harmful", "mixed"):
         x = found.figures[f"trajectory_{name}"].x
         assert len(x) == 6
