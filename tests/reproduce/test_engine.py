@@ -20,7 +20,7 @@ RATIOS = [i / 16 for i in range(12)]
 
 def command(model: Path, results: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "catalog", "run", "sft", "--testbed", f"hub:{model}", "--n", "16", "--jobs", "1",
+        sys.executable, "-m", "catalog", "run", "sft", "--testbed", f"hub:{model}", "--n", "160", "--jobs", "1",
         "--results", str(results), *more,
     ]  # fmt: skip
 

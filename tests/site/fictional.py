@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from reproduce import record
+
 REPOSITORY = Path(__file__).parents[2]
 
 PAPERS = """\
@@ -276,13 +278,11 @@ class World:
             self.write(spec | {"seed": seed}, findings=found, figures={"landscape": figure})
 
     def write(self, spec: dict, status: str = "ok", reason: str | None = None, **parts: object) -> None:
-        key = hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
-        record = {"schema": 1, "key": key, "spec": spec, "status": status, "reason": reason}
-        record |= {"before": {}, "mechanisms": {}, "curves": {}, "cost": {"seconds": 14.2}, "digests": {}}
-        record |= {"environment": {"machine": "fixture"}, "made": "2026-11-23T03:00:00Z", **parts}
-        path = self.root / "reproduce/results" / spec["testbed"] / spec["paper"] / f"{key}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, sort_keys=True))
+        made = {"schema": 1, "key": record.key(spec), "spec": spec, "status": status, "reason": reason}
+        made |= {name: {} for name in (record.STUDY_FIELDS if spec["kind"] == "study" else record.RUN_FIELDS)}
+        made |= {"cost": {"seconds": 14.2}, "digests": {}, "environment": {"machine": "fixture"}}
+        made |= {"made": "2026-11-23T03:00:00Z", **parts}
+        record.write(made, record.path_of(spec, self.root / "reproduce/results"))
 
     def fill(self) -> None:
         """Write every kind of record the generators must show."""
