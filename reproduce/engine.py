@@ -169,9 +169,9 @@ def execute(jobs: list[Job], processes: int, report: Callable[[Job, str | None],
         try:
             _collect(futures, report)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(pool._processes.values()):
+            for process in list(pool._processes.values()):  # before shutdown, which forgets them
                 process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 

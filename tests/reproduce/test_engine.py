@@ -25,11 +25,16 @@ def command(model: Path, results: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def _heed_interrupts() -> None:
+    """A test run in the background of a shell inherits a deaf ear for Ctrl-C; a user at a terminal does not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(words: Sequence[str], cache: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "HFT_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         words, cwd=ROOT, env=environment, text=True, start_new_session=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.PIPE, preexec_fn=_heed_interrupts,
     )  # fmt: skip
 
 
