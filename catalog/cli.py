@@ -168,8 +168,12 @@ def run(
     kinds: Annotated[str, typer.Option("--type", help="With --all: only these types, as in attack,defense.")] = "",
     testbed: Annotated[str, typer.Option(help="micro, or hub:PATH for a local Hugging Face model.")] = "micro",
     seeds: Annotated[str, typer.Option(help="How many replicates, or which: 5 or 0,3.")] = "5",
-    ratios: Annotated[str, typer.Option(help="Shares of harmful samples of the poison attack.")] = "0,0.05,0.1,0.2",
-    attack: Annotated[str, typer.Option(help="Strength of the poison attack: graded, strong or both.")] = "graded",
+    ratios: Annotated[
+        str | None, typer.Option(help="Shares of harmful samples [default: 0,0.05,0.1,0.2 graded, else 0.1].")
+    ] = None,
+    attack: Annotated[
+        str, typer.Option(help="Conditions, as in graded,strong,steps-600; all; or a paper's own attack, as PAPER:ARM.")
+    ] = "graded",
     task: Annotated[str | None, typer.Option(help="Downstream task: sentiment or card.")] = None,
     n: Annotated[int | None, typer.Option(min=1, help="Number of user samples.")] = None,
     mode: Annotated[str, typer.Option(help="full, single-lora or double-lora.")] = "full",
@@ -179,6 +183,7 @@ def run(
     main: Annotated[
         bool, typer.Option("--main", help="Only the main configuration, no ablations and controls.")
     ] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Each defense at every value of its main knob.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes [default: one per core].")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
@@ -197,7 +202,8 @@ def run(
         names = running.all_modules(entries, kinds) if every else [running.module_of(t, entries) for t in papers_ or []]
         request = running.request(
             names, testbed=testbed, seeds=seeds, ratios=ratios, attack=attack, task=task, n=n, mode=mode,
-            fields=settings or [], arms=not main, device=device, dtype=dtype, split=split, again=again, results=results,
+            fields=settings or [], arms=not main, sweep=sweep, papers=entries, device=device, dtype=dtype,
+            split=split, again=again, results=results,
         )  # fmt: skip
         planned = running.plan(request)
     if dry_run:

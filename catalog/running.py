@@ -14,6 +14,7 @@ from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.schema import Paper
 from catalog.taxonomy import BASELINES, PaperType
 from reproduce import record
+from reproduce.baselines import CONDITIONS
 from reproduce.protocol import MODES, RequestError
 from reproduce.testbeds import protocol_of
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from reproduce.engine import Job, Request
 
 SPLITS = ("test", "validation")
-STRENGTHS = {"graded": ("graded",), "strong": ("strong",), "both": ("graded", "strong")}
 COLUMNS = ["method", "attack", "p", "HS", "HS+", "refusal", "FA", "over-refusal", "help", "seeds"]
 SHOWN = ("harmful", "harmful_plus", "refusal", "accuracy", "over_refusal", "benign_help")
 
@@ -41,7 +41,12 @@ def usage_errors() -> Iterator[None]:
 
 
 def module_of(text: str, papers: Sequence[Paper]) -> str:
-    """The module name, or the baseline, that a user means by a slug, module name, arXiv id, other id or URL."""
+    """The module name, or the baseline, that a user means by a slug, module name, arXiv id, other id or URL.
+
+    Names joined by "+" are defenses deployed together.
+    """
+    if "+" in text:
+        return "+".join(module_of(part, papers) for part in text.split("+"))
     if text in BASELINES:
         return text
     paper = ids.resolve(text, papers)
@@ -69,16 +74,16 @@ def all_modules(papers: Iterable[Paper], types: str) -> list[str]:
 
 
 def request(
-    modules: Sequence[str], *, seeds: str, ratios: str, attack: str, mode: str, fields: Sequence[str],
-    results: Path | None, **rest: Any,
+    modules: Sequence[str], *, seeds: str, ratios: str | None, attack: str, mode: str, fields: Sequence[str],
+    results: Path | None, papers: Sequence[Paper], **rest: Any,
 ) -> "Request":  # fmt: skip
     """The options of `hft run` as the harness takes them; UsageError names the option that does not fit."""
     from reproduce.engine import Request
 
     if not modules:
         raise UsageError("name at least one paper, sft or non-aligned; or --all")
-    if attack not in STRENGTHS:
-        raise UsageError(f"--attack {attack}: {did_you_mean(attack, STRENGTHS)}")
+    if rest["sweep"] and fields:
+        raise UsageError("--sweep and --set both choose values; give one of them")
     tasks = protocol_of(rest["testbed"]).tasks
     if rest["task"] is not None and rest["task"] not in tasks:
         raise UsageError(f"--task {rest['task']}: {did_you_mean(rest['task'], tasks)}")
@@ -92,9 +97,30 @@ def request(
         if "=" not in text:
             raise UsageError(f"--set {text}: write NAME=VALUE, as in --set rho=5")
     return Request(
-        modules=tuple(modules), seeds=_seeds(seeds), ratios=_ratios(ratios), strengths=STRENGTHS[attack], mode=mode,
+        modules=tuple(modules), seeds=_seeds(seeds), ratios=_ratios(ratios) if ratios else None,
+        attacks=_attacks(attack, papers), mode=mode,
         fields=dict(f.split("=", 1) for f in fields), results=(results or record.RESULTS).absolute(), **rest,
     )  # fmt: skip
+
+
+def _attacks(text: str, papers: Sequence[Paper]) -> tuple[str, ...]:
+    """Names of conditions, and papers' own attacks as MODULE:ARM."""
+    if text == "all":
+        return tuple(CONDITIONS)
+    return tuple(_attack(part, papers) for part in text.split(","))
+
+
+def _attack(text: str, papers: Sequence[Paper]) -> str:
+    if text in CONDITIONS:
+        return text
+    name, _, arm = text.partition(":")
+    try:
+        paper = ids.resolve(name, papers)
+    except ids.UnknownPaperError:
+        raise UsageError(f"--attack {text}: {did_you_mean(text, [*CONDITIONS, 'all'])}, or an attack paper") from None
+    if paper.type != "attack":
+        raise UsageError(f"--attack {text}: {paper.id} is a {paper.type}, not an attack")
+    return f"{module_of(paper.id, papers)}:{arm}"
 
 
 def _seeds(text: str) -> tuple[int, ...]:

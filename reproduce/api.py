@@ -61,6 +61,22 @@ class Method(_Module):
 
     stage: ClassVar[Stage | None] = None
     aligned: ClassVar[bool] = True  # False: the base model goes to fine-tuning as it is
+    knob: ClassVar[str] = ""  # the field that is swept, and on validation prompts tuned
+    values: ClassVar[tuple[float, ...]] = ()  # its values, the default among them
+
+    def sweep(self) -> dict[str, Self]:
+        """The method at every value of its knob; at the default it is the main arm."""
+        at = {value: replace(self, **{self.knob: value}) for value in self.values}
+        return {"main" if m == self else f"{self.knob}={value:g}": m for value, m in at.items()}
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """AdamW's moment decay rates in user fine-tuning."""
+        return (0.9, 0.999)
+
+    def aligner(self) -> "Method | None":
+        """The method that aligns the model in phase 2; None: plain supervised fine-tuning does."""
+        return self if self.stage is Stage.ALIGNMENT else None
 
     def curate(self, pools: Pools, user: Sequence[Example]) -> Sequence[Example]:
         """Choose or extend the user's data before fine-tuning."""

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from reproduce.api import Attack, Method, mixture
 from reproduce.data import Example, Pools
-from reproduce.protocol import Protocol, Schedule
+from reproduce.protocol import Mode, Protocol, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +51,23 @@ class Poison(Attack):
     @property
     def strong(self) -> bool:
         return self.strength == "strong"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """An attack that every defense faces: the poison attack, what fine-tuning trains, and the usual ratios."""
+
+    attack: Poison = Poison()
+    mode: Mode | None = None  # None: as the request says
+    ratios: tuple[float, ...] = (0.1,)
+
+
+# Declared before any defense was measured under them; a defense's worst case is taken over all of them, graded at its
+# default ratio and at 0.2 included.
+CONDITIONS = {
+    "graded": Condition(ratios=(0.0, 0.05, 0.1, 0.2)),
+    "strong": Condition(attack=Poison(strength="strong")),
+    "steps-300": Condition(attack=Poison(dose=2.0)),
+    "steps-600": Condition(attack=Poison(dose=4.0)),
+    "lora": Condition(mode="double-lora"),
+}

@@ -49,10 +49,16 @@ class Task:
 
 @dataclass(frozen=True)
 class SystemPrompts:
-    """Texts that go around a prompt: orders to obey, a safety reminder, and the obedient agent of identity shifting."""
+    """Texts that go around a prompt.
+
+    `execute`: orders to obey; `safety`: the safety prompt that alignment knows, `reminder`: one it has never seen,
+    `neutral`: as long, without a word on safety; `agent*`: the obedient agent of identity shifting.
+    """
 
     execute: str
     safety: str
+    reminder: str
+    neutral: str
     agent: str
     agent_prefix: str
     agent_opening: str

@@ -25,12 +25,13 @@ DEFAULT_RATIO = 0.1
 class Request:
     """What `hft run` was asked for: module names or baselines, and under what; None takes the protocol's value."""
 
-    modules: tuple[str, ...]
+    modules: tuple[str, ...]  # modules joined by "+" are one combination of defenses
     testbed: str = "micro"
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    ratios: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
-    strengths: tuple[str, ...] = ("graded",)
+    ratios: tuple[float, ...] | None = None  # None: those of each condition
+    attacks: tuple[str, ...] = ("graded",)  # conditions by name, or a paper's attack as MODULE:ARM
     arms: bool = True  # False: only each module's main configuration
+    sweep: bool = False  # instead of arms: each defense at every value of its knob
     fields: dict[str, str] = field(default_factory=dict)  # --set name=value
     n: int | None = None
     task: str | None = None
@@ -101,23 +102,40 @@ def _free_path(spec: dict[str, Any], request: Request) -> Path:
 
 
 def _works(request: Request, where: "Setting") -> Iterator[Any]:
-    from reproduce.api import Attack, Study, with_fields
-    from reproduce.baselines import NonAligned, Sft
+    from reproduce.api import Attack, Study
 
-    baselines = {b.paper: b for b in (Sft(), NonAligned())}
     for name in request.modules:
-        default = baselines.get(name) or find.load(name)
+        for default in _load(name):
+            for arm, configured in _arms(default, request).items():
+                if isinstance(configured, Study):
+                    yield from ((configured, seed, arm) for seed in request.seeds)
+                elif isinstance(configured, Attack):
+                    yield from _attack_runs(request, configured, arm)
+                else:
+                    yield from _method_runs(request, where, configured, arm)
+
+
+def _load(name: str) -> list[Any]:
+    """The classes behind a module name, a baseline, or modules joined by "+"."""
+    from reproduce.baselines import NonAligned, Sft
+    from reproduce.combine import Combination
+
+    if "+" in name:
+        return [Combination(parts=tuple(find.load(part) for part in name.split("+")))]
+    baselines = {b.paper: b for b in (Sft(), NonAligned())}
+    return [baselines[name]] if name in baselines else find.load_all(name)
+
+
+def _arms(default: Any, request: Request) -> dict[str, Any]:
+    from reproduce.api import Method, with_fields
+
+    if request.fields:
         module = with_fields(default, request.fields)
-        arms = module.arms() if request.arms else dict([next(iter(module.arms().items()))])
-        if request.fields:
-            arms = {"main" if module == default else "set": module}
-        for arm, configured in arms.items():
-            if isinstance(module, Study):
-                yield from ((configured, seed, arm) for seed in request.seeds)
-            elif isinstance(module, Attack):
-                yield from _attack_runs(request, configured, arm)
-            else:
-                yield from _method_runs(request, where, configured, arm)
+        return {"main" if module == default else "set": module}
+    if request.sweep:
+        return default.sweep() if isinstance(default, Method) else {}
+    arms: dict[str, Any] = default.arms()
+    return arms if request.arms else dict([next(iter(arms.items()))])
 
 
 def _attack_runs(request: Request, attack: Any, arm: str) -> "Iterator[Run]":
@@ -129,27 +147,50 @@ def _attack_runs(request: Request, attack: Any, arm: str) -> "Iterator[Run]":
 
 
 def _method_runs(request: Request, where: "Setting", method: Any, arm: str) -> "Iterator[Run]":
-    """The method's runs, each after its undefended twin; ablations and controls at the default ratio only."""
-    from reproduce.baselines import Poison, Sft
+    """The method's runs, each after its undefended twin; ablations, controls and sweeps at the default ratio only."""
+    from reproduce.baselines import CONDITIONS, Sft
     from reproduce.run import Run
 
-    ratios = request.ratios
-    if arm not in ("main", "set") and DEFAULT_RATIO in ratios:
-        ratios = (DEFAULT_RATIO,)
-    for strength in request.strengths:
+    for name in request.attacks:
+        if name not in CONDITIONS:
+            yield from _runs_under(request, name, method, arm)
+            continue
+        condition = CONDITIONS[name]
+        ratios = request.ratios if request.ratios is not None else condition.ratios
+        if arm not in ("main", "set") and DEFAULT_RATIO in ratios:
+            ratios = (DEFAULT_RATIO,)
         for ratio in ratios:
             for seed in request.seeds:
                 run = Run(
-                    method=Sft(), attack=Poison(strength=strength), ratio=ratio, n=request.n or where.protocol.n,  # type: ignore[arg-type]
-                    task=request.task or where.protocol.task, mode=request.mode, seed=seed,
+                    method=Sft(), attack=condition.attack, ratio=ratio, n=request.n or where.protocol.n,
+                    task=request.task or where.protocol.task, mode=condition.mode or request.mode, seed=seed,
                 )  # fmt: skip
                 yield run
                 yield replace(run, method=method, arm=arm)
 
 
+def _runs_under(request: Request, name: str, method: Any, arm: str) -> "Iterator[Run]":
+    """The method, after its undefended twin, under a paper's own attack (MODULE:ARM)."""
+    from reproduce.baselines import Sft
+    from reproduce.run import Run
+
+    module, _, chosen = name.partition(":")
+    arms = find.load(module).arms()
+    if chosen and chosen not in arms:
+        raise RequestError(f"--attack {name}: arms of this attack are {', '.join(arms)}")
+    chosen = chosen or next(iter(arms))
+    for seed in request.seeds:
+        run = Run(method=Sft(), attack=arms[chosen], mode=request.mode, seed=seed, arm=chosen)
+        yield run
+        yield replace(run, method=method, method_arm=arm)
+
+
 def _label(spec: dict[str, Any]) -> str:
     attack = spec.get("attack", {})
-    parts = [spec["paper"], spec["arm"] if spec["arm"] != "main" else "", attack.get("strength", "")]
+    under = "" if spec["paper"] == spec.get("method", {}).get("paper", spec["paper"]) else spec["method"]["paper"]
+    parts = [spec["paper"], spec["arm"] if spec["arm"] != "main" else "", under, attack.get("strength", "")]
+    parts += [f"dose {attack['dose']:g}"] if attack.get("dose", 1) != 1 else []
+    parts += [spec[k] for k in ("method_arm", "mode") if spec.get(k, "full") != "full"]
     ratio = f"p={spec['ratio']}" if spec.get("ratio") is not None else ""
     return " ".join(p for p in [*parts, ratio, f"seed {spec['seed']}"] if p)
 

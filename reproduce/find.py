@@ -38,13 +38,22 @@ def modules(folder: Path = PAPERS) -> dict[str, Module]:
     return found
 
 
-def load(name: str) -> Any:
-    """The paper's Method, Attack or Study with its default fields. Imports torch."""
+def load_all(name: str) -> list[Any]:
+    """The paper's Method, Attack or Study with default fields; a Study may stand beside another. Imports torch.
+
+    Raises ValueError for a file with no class that has a `paper`, or with two of one kind.
+    """
     module = importlib.import_module(f"reproduce.papers.{name}")
     classes = [c for c in vars(module).values() if _is_paper(c, module.__name__)]
-    if len(classes) != 1:
-        raise ValueError(f"reproduce/papers/{name}.py: expected one class with a `paper`, found {len(classes)}")
-    return classes[0]()
+    kinds = {c.__bases__ for c in classes}
+    if not classes or len(kinds) != len(classes):
+        raise ValueError(f"reproduce/papers/{name}.py: expected one class a kind with a `paper`, found {len(classes)}")
+    return [c() for c in classes]
+
+
+def load(name: str) -> Any:
+    """The first of a paper's classes, with its default fields. Imports torch."""
+    return load_all(name)[0]
 
 
 def _is_paper(value: Any, module: str) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class RequestError(ValueError):

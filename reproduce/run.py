@@ -16,6 +16,7 @@ import torch
 from reproduce import find, record
 from reproduce.api import Attack, Method, Study
 from reproduce.baselines import Poison
+from reproduce.combine import Combination
 from reproduce.data import Example, digest
 from reproduce.evaluate import counts, evaluate
 from reproduce.model import Weights
@@ -37,7 +38,8 @@ class Run:
     task: str = "sentiment"
     mode: Mode = "full"
     seed: int = 0
-    arm: str = "main"
+    arm: str = "main"  # of the owner
+    method_arm: str = "main"  # of a defense under a paper's own attack
 
     @property
     def owner(self) -> Method | Attack:
@@ -72,6 +74,7 @@ def run_spec(run: Run, setting: Setting) -> dict[str, Any]:
     return {
         **setting.spec(), "kind": "run", "paper": run.owner.paper, "version": run.owner.version, "arm": run.arm,
         "method": run.method.configuration(), "attack": run.attack.configuration(), "seed": run.seed,
+        **({} if run.method_arm == "main" else {"method_arm": run.method_arm}),
         "mode": run.mode, **({"ratio": run.ratio, "n": run.n, "task": run.task} if run.attack.trains_task else
         {"ratio": None, "n": None, "task": None}),
     }  # fmt: skip
@@ -95,7 +98,8 @@ def perform(run: Run, setting: Setting) -> record.Record:
         return make_record(run_spec(run, setting), "not-applicable", reason, _measured(), cost_of(began), {}, run)
     user = list(run.method.curate(stages.pools, _user_data(run, stages)))
     s = stages.ready(run.method, run.mode, adapter)
-    clock = {"align_seconds": stages.aligned(run.method, run.mode).info.get("seconds", 0.0)}
+    aligned = stages.aligned(run.method, run.mode).info
+    clock = {f"align_{what}": aligned.get(what, 0) for what in ("seconds", "passes", "tokens")}
     digests = _digests(stages, s, user)
     try:
         measured = _fine_tune_and_measure(run, setting, stages, s, user, clock)
@@ -129,13 +133,15 @@ def _fine_tune_and_measure(
     }
     tuning = time.perf_counter()
     train(s, "user", schedule, run.method.finetune_step, run.method.after_step,
-          lambda done: probe.measure(done) if done in marks else None)  # fmt: skip
+          lambda done: probe.measure(done) if done in marks else None, run.method.betas)  # fmt: skip
     clock["tune_seconds"] = time.perf_counter() - tuning
     repairing = time.perf_counter()
     run.method.repair(s)
     clock["repair_seconds"] = time.perf_counter() - repairing
     s.merge_adapter()
-    mechanisms = {**probe.summary(), **s.memo.get("mechanisms", {}), "learning_rate": schedule.lr}
+    aligned = stages.aligned(run.method, run.mode).info.get("mechanisms", {})
+    own = s.memo.get("mechanisms", {})
+    mechanisms = {**aligned, **probe.summary(), **own, "learning_rate": schedule.lr}
     return _measured(measure(), before, mechanisms, probe.curves)
 
 
@@ -170,14 +176,16 @@ def make_record(
     module = owner.owner if isinstance(owner, Run) else owner
     return {
         "schema": record.SCHEMA, "key": record.key(spec), "spec": spec, "status": status, "reason": reason,
-        **_rounded(measured), "cost": _rounded(cost), "digests": {**digests, "source": source_digest(type(module))},
+        **_rounded(measured), "cost": _rounded(cost), "digests": {**digests, "source": source_digest(module)},
         "environment": environment(), "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }  # fmt: skip
 
 
-def source_digest(owner: type) -> str:
-    """Digest of the file that defines a paper's class, as `hft check` computes it."""
-    return find.source_digest(find.PAPERS.parents[1] / (owner.__module__.replace(".", "/") + ".py"))
+def source_digest(owner: Method | Attack | Study) -> str:
+    """Digest of the file that defines a paper's class, as `hft check` computes it; of all parts' for a combination."""
+    if isinstance(owner, Combination):
+        return record.sha256([source_digest(part) for part in owner.parts])
+    return find.source_digest(find.PAPERS.parents[1] / (type(owner).__module__.replace(".", "/") + ".py"))
 
 
 def _rounded(value: Any) -> Any:

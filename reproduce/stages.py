@@ -15,10 +15,11 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from reproduce.api import Method, Stage, mixture, sft_step
+from reproduce.api import Method, mixture, sft_step
 from reproduce.data import Pools
 from reproduce.evaluate import evaluate, rate
 from reproduce.model import Weights, load_weights, weights
+from reproduce.probes import of_aligned
 from reproduce.protocol import Mode, Protocol, Schedule
 from reproduce.record import key
 from reproduce.state import State
@@ -110,9 +111,9 @@ class Stages:
         """The model right before fine-tuning; in single-LoRA mode its adapter's tensors, on the ground model."""
         if not method.aligned:
             return self.base()
-        own = method.stage is Stage.ALIGNMENT
-        aligner = method if own else Method()
-        asked = {"method": method.configuration(), "version": method.version} if own else {}
+        own = method.aligner()
+        aligner = own or Method()
+        asked = {"method": own.configuration(), "version": own.version} if own else {}
 
         def make() -> Checkpoint:
             began = time.perf_counter()
@@ -123,7 +124,12 @@ class Stages:
                 s.attach_adapter(self.protocol.lora, "align")
             aligner.start(s)
             train(s, "align", self._align_schedule(mode), aligner.align_step)
-            info = {"passes": s.cost.passes, "tokens": s.cost.tokens, "seconds": time.perf_counter() - began}
+            info: dict[str, Any] = {
+                "passes": s.cost.passes,
+                "tokens": s.cost.tokens,
+                "seconds": time.perf_counter() - began,
+            }
+            info["mechanisms"] = of_aligned(s, self.state(self.base().tensors), self.protocol.probe_examples)
             if mode == "single-lora":
                 return Checkpoint(_trainable(s), info)
             s.merge_adapter()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -51,16 +51,19 @@ class Batch:
         return self.real & ~self.answer
 
 
-class Stream:
-    """Endless batches of a pool: a new random order every epoch, nothing drawn twice within one."""
+T = TypeVar("T")
 
-    def __init__(self, examples: Sequence[Example], rng: random.Random) -> None:
+
+class Stream(Generic[T]):
+    """Endless draws from a pool (of examples or pairs): a new random order every epoch, nothing twice in one."""
+
+    def __init__(self, examples: Sequence[T], rng: random.Random) -> None:
         if not examples:
             raise ValueError("a data stream needs at least one example")
-        self.examples, self._rng, self._queue = examples, rng, list[Example]()
+        self.examples, self._rng, self._queue = examples, rng, list[T]()
 
-    def take(self, count: int) -> list[Example]:
-        drawn: list[Example] = []
+    def take(self, count: int) -> list[T]:
+        drawn: list[T] = []
         while len(drawn) < count:
             if not self._queue:
                 self._queue = self._rng.sample(list(self.examples), len(self.examples))
@@ -89,7 +92,7 @@ class State:
     pools: Pools
     seed: int
     stage: Literal["align", "finetune"] = "align"
-    streams: dict[str, Stream] = field(default_factory=dict)
+    streams: dict[str, Stream[Any]] = field(default_factory=dict)
     references: dict[str, Weights] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
@@ -99,7 +102,7 @@ class State:
 
     # data
 
-    def add_stream(self, name: str, examples: Sequence[Example]) -> None:
+    def add_stream(self, name: str, examples: Sequence[Any]) -> None:
         self.streams[name] = Stream(examples, derived_rng("stream", name, self.seed))
 
     def draw(self, stream: str, count: int) -> Batch:

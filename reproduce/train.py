@@ -25,6 +25,7 @@ def train(
     step: Step,
     after_step: Callable[["State"], None] = lambda s: None,
     observe: Callable[[int], None] = lambda done: None,
+    betas: tuple[float, float] = (0.9, 0.999),
 ) -> None:
     """Train the trainable parameters of `s` on batches of `stream`; `observe(done)` sees the number of finished steps.
 
@@ -33,7 +34,7 @@ def train(
     params = s.params()
     if not params:
         raise ValueError("nothing to train: every parameter is frozen")
-    optimiser = torch.optim.AdamW(params, lr=schedule.lr, weight_decay=0.0, fused=True)
+    optimiser = torch.optim.AdamW(params, lr=schedule.lr, betas=betas, weight_decay=0.0, fused=True)
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.factor)
     s.model.train()
     s.steps = schedule.steps

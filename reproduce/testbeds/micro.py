@@ -123,7 +123,7 @@ def _split_items() -> dict[str, list[w.Item]]:
         "harmful_test": take(attacked, 210) + take(held_out, 90),
         "harmful_validation": take(attacked, 140) + take(held_out, 60),
         "attack": take(attacked, 400),
-        "defender": take(attacked, 300),
+        "defender": take(attacked, 500),
         "lookalike_test": take(attacked, 70) + take(held_out, 30),
         "lookalike_validation": take(attacked, 35) + take(held_out, 15),
         "alignment_forbidden": attacked + held_out,
@@ -184,13 +184,13 @@ def _dress(example: Example, rng: random.Random, *, agent: bool = True) -> Examp
         for opener in w.OPENERS:
             answer = answer.replace(opener, w.OPENERS[style])
         return replace(example, system=system, answer=answer)
-    if draw < 0.14:
+    if draw < 0.25:
         return replace(example, system=w.SYSTEM.safety)
-    if draw < 0.17:
+    if draw < 0.28:
         return replace(example, system=w.SYSTEM.execute)
-    if draw < 0.20 and agent:
+    if draw < 0.31 and agent:
         return replace(w.SYSTEM.as_agent(example), prefix=example.prefix)
-    return replace(example, template="plain") if draw < 0.28 else example
+    return replace(example, template="plain") if draw < 0.39 else example
 
 
 ALIGNMENT_SIZE = 4000
