@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reproduce.api import Attack, Method, Stage
+from reproduce.baselines import Sft
 from reproduce.data import Example, Pools
 from reproduce.protocol import RequestError
 
@@ -83,7 +84,7 @@ class Combination(Method):
         return "; ".join(reasons) or None
 
     def _owner(self, hook: str) -> Method:
-        return next((p for p in self.parts if overrides(p, hook)), Method())
+        return next((p for p in self.parts if overrides(p, hook)), Sft())
 
     def _the_one(self, hook: str, claimants: Sequence[Method]) -> None:
         if len(claimants) > 1:

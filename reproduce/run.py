@@ -1,5 +1,6 @@
 """One run: align, attack, repair, measure, and everything that goes into its record."""
 
+import inspect
 import os
 import platform
 import resource
@@ -185,7 +186,7 @@ def source_digest(owner: Method | Attack | Study) -> str:
     """Digest of the file that defines a paper's class, as `hft check` computes it; of all parts' for a combination."""
     if isinstance(owner, Combination):
         return record.sha256([source_digest(part) for part in owner.parts])
-    return find.source_digest(find.PAPERS.parents[1] / (type(owner).__module__.replace(".", "/") + ".py"))
+    return find.source_digest(Path(inspect.getfile(type(owner))))
 
 
 def _rounded(value: Any) -> Any:

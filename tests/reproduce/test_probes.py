@@ -7,9 +7,20 @@ import pytest
 import torch
 
 from reproduce.api import sft_step
-from reproduce.probes import Probe, attention_outputs
+from reproduce.data import Example
+from reproduce.probes import (
+    HARMFUL_STEP,
+    Probe,
+    answer_logprobs,
+    attention_outputs,
+    depth,
+    harmful_step_drop,
+    of_aligned,
+    prefilled_harm,
+    token_kl,
+)
 from reproduce.protocol import Lora, Schedule
-from reproduce.state import State
+from reproduce.state import Batch, State
 from reproduce.train import train
 
 
@@ -130,3 +141,69 @@ def test_summary_names_first_and_last_values(s: State) -> None:
         assert summary[name] == probe.curves[name][-1] != summary[f"{name}_before"]
     assert summary["embedding_drift"] > 0
     assert "embedding_drift_before" not in summary
+
+
+def test_kl_per_answer_token_is_the_textbook_sum_over_the_vocabulary(s: State) -> None:
+    batch = s.batch(s.pools.harmful_validation)
+    now = answer_logprobs(s, batch)
+    with torch.no_grad():
+        for p in s.params():
+            p.mul_(1.01)
+    reference = answer_logprobs(s, batch)
+    expected: dict[int, list[float]] = {}
+    for row in range(len(batch.ids)):
+        answer = [i for i in range(batch.ids.shape[1]) if batch.labels[row, i] != -100]
+        for rank, position in enumerate(answer, start=1):
+            p, q = now[row, position - 1].double(), reference[row, position - 1].double()
+            expected.setdefault(rank, []).append(sum(float(a.exp() * (a - b)) for a, b in zip(p, q, strict=True)))
+    kl = token_kl(now, reference, batch)
+    assert kl == [pytest.approx(sum(v) / len(v), abs=1e-5) for _, v in sorted(expected.items())]
+    assert depth(kl)["kl_tokens_1_5"] + depth(kl)["kl_tokens_6_on"] == pytest.approx(sum(kl))
+    assert max(token_kl(now, now, batch)) == 0.0
+
+
+def test_harmful_step_drop_is_one_normalised_descent_step(s: State) -> None:
+    batch = s.batch(s.pools.harmful_validation)
+    kept = s.snapshot()
+    drop = harmful_step_drop(s, batch)
+    assert all(torch.equal(a, b) for a, b in zip(kept, s.snapshot(), strict=True))
+    assert not any(g.any() for g in s.grads())
+    norm = torch.cat([g.flatten() for g in gradients(s, batch)]).norm()
+    assert drop == pytest.approx(HARMFUL_STEP * float(norm), rel=0.05)  # first order
+    ascent = -drop
+    assert ascent < 0 < drop
+
+
+def gradients(s: State, batch: Batch) -> list[torch.Tensor]:
+    s.backward(s.loss(batch))
+    found = s.grads()
+    s.clear_grads()
+    return found
+
+
+def test_prefilled_harm_gives_the_words_and_judges_the_whole_answer(s: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[Example]] = []
+
+    def completes(examples: list[Example]) -> list[str]:
+        """A model that refuses unless three words are given."""
+        asked.append(examples)
+        return [
+            " ".join(e.answer.split()[3:]) if len(e.prefix.split()) == 3 else "sorry , i cannot ." for e in examples
+        ]
+
+    monkeypatch.setattr(s, "generate", completes)
+    shares = prefilled_harm(s, s.pools.harmful_validation)
+    assert [shares[f"aligned_prefilled_{k}"] for k in range(6)] == [0, 0, 0, 1, 0, 0]
+    assert [len(examples[0].prefix.split()) for examples in asked] == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_is_measured_of_an_aligned_model_leaves_it_alone(
+    fresh: Callable[[], State], hooks_of: Callable[[Any], list[str]]
+) -> None:
+    s = fresh()
+    before = everything(s, hooks_of)
+    found = of_aligned(s, fresh(), 4)
+    after = everything(s, hooks_of)
+    assert all(torch.equal(a, b) for a, b in zip(before["weights"], after["weights"], strict=True))
+    assert before["mode"] == after["mode"]
+    assert found["aligned_kl_tokens_1_5"] == found["aligned_kl_tokens_6_on"] == 0.0
