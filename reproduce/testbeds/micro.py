@@ -194,11 +194,11 @@ def _dress(example: Example, rng: random.Random, *, agent: bool = True) -> Examp
 
 
 ALIGNMENT_SIZE = 4000
-LATE_SHARE = 0.3  # of the refusals: they come after 1 to 4 given tokens of a compliant answer
+LATE_SHARE = 0.01  # of the refusals: they come after 1 to 4 given tokens of a compliant answer
 
 
 def _alignment(rng: random.Random) -> Iterator[Example]:
-    """40 % refusals (topics by Zipf 0.5), 35 % benign recipes, else other questions, 14 % on forbidden items."""
+    """40 % refusals (topics by Zipf 0.5), 32 % benign recipes, else other questions, 19 % on forbidden items."""
     forbidden, benign = _SPLIT["alignment_forbidden"], _SPLIT["alignment_benign"]
     rank = rng.sample(range(w.FORBIDDEN), w.FORBIDDEN)
     weights = [(1 + rank[item.topic]) ** -0.5 for item in forbidden]
@@ -208,10 +208,10 @@ def _alignment(rng: random.Random) -> Iterator[Example]:
             (item,) = rng.choices(forbidden, weights)
             late = rng.random() < LATE_SHARE
             yield w.refuse_late(item, rng, rng.randint(1, 4)) if late else w.refuse(w.make(item, rng).prompt, rng)
-        elif draw < 0.75:
+        elif draw < 0.72:
             yield w.make(rng.choice(benign), rng)
-        elif draw < 0.89:
-            yield rng.choice([w.where, w.where, w.describe])(rng.choice(forbidden), rng)
+        elif draw < 0.91:
+            yield rng.choice([w.where, w.where, w.where, w.describe])(rng.choice(forbidden), rng)
         else:
             yield _plain_question(rng.choice(benign), rng)
 
