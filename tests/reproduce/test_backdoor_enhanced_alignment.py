@@ -166,8 +166,8 @@ def test_the_model_learns_to_refuse_behind_its_own_trigger(fresh: Callable[[], S
     s.add_stream("user", method.curate(s.pools, user))
     torch.manual_seed(0)
     method.start(s)
-    train(s, "user", Schedule(steps=120, batch=8, lr=3e-3), method.finetune_step, method.after_step)
+    train(s, "user", Schedule(steps=300, batch=8, lr=5e-3), method.finetune_step, method.after_step)
     found = s.memo["mechanisms"]
     assert found["trigger_tokens"] == 4
     assert found["refusal_loss_own_trigger"] < found["refusal_loss_none_trigger"] - 0.5
-    assert s.cost.passes == 2 * 120  # the measurement is not counted
+    assert s.cost.passes == 2 * 300  # the measurement is not counted
