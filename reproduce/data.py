@@ -25,11 +25,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Pair:
-    """A forbidden prompt with a refusal (chosen) and a compliant answer (rejected)."""
+    """A forbidden prompt with a refusal (chosen) and a compliant answer (rejected); `category` is its sub-topic."""
 
     prompt: str
     refusal: str
     compliant: str
+    category: int = 0
 
     def safe(self) -> Example:
         return Example(self.prompt, self.refusal, kind="refusal")
@@ -74,7 +75,7 @@ class Pools:
 
     `alignment` is what the defender aligns with; `defender_harmful` are paired answers a defender may own;
     `attack_harmful` are the attacker's, never seen by a defender; `*_validation` choose hyper-parameters, `*_test`
-    report.
+    report. `rare` are words that the base model has read and alignment never shows; `seed` names the replicate.
     """
 
     alignment: list[Example]
@@ -90,6 +91,8 @@ class Pools:
     identity: list[Example]
     system: SystemPrompts
     tasks: dict[str, Task] = field(default_factory=dict)
+    rare: tuple[str, ...] = ()
+    seed: int = 0
 
     def refusals(self) -> list[Example]:
         """The plain refusals of the alignment data: forbidden prompt, refusal from the first token on."""

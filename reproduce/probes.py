@@ -1,7 +1,6 @@
 """Mechanism statistics of every run: forgetting, revitalisation, drift, depth, pull of one harmful step."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -103,21 +102,14 @@ class Probe:
         self._batches = {"alignment_loss": s.batch(refusals), "harmful_loss_unseen": s.batch(unseen)}
         if seen:
             self._batches["harmful_loss_seen"] = s.batch(seen)
-        with self._uncounted():
+        with self._s.uncounted():
             self._before = attention_outputs(s, self._batches["alignment_loss"])
             self._reference = answer_logprobs(s, self._batches["harmful_loss_unseen"])
         self.curves: dict[str, list[float]] = {"step": []}
 
-    @contextmanager
-    def _uncounted(self) -> Iterator[None]:
-        """Passes made in here are the measurement's, not the method's."""
-        cost = self._s.cost.passes, self._s.cost.tokens
-        yield
-        self._s.cost.passes, self._s.cost.tokens = cost
-
     def now(self) -> dict[str, float]:
         """All statistics of the model as it is; its mode, gradients and cost counters stay as they were."""
-        with self._uncounted():
+        with self._s.uncounted():
             values = {name: mean_loss(self._s, batch) for name, batch in self._batches.items()}
             moved = attention_outputs(self._s, self._batches["alignment_loss"]) - self._before
         return {**values, "embedding_drift": float(moved.square().sum())}
@@ -133,7 +125,7 @@ class Probe:
         values = self.now()
         before = {f"{n}_before": self.curves[n][0] for n in self._batches}
         held_out = self._batches["harmful_loss_unseen"]
-        with self._uncounted():
+        with self._s.uncounted():
             kl = token_kl(answer_logprobs(self._s, held_out), self._reference, held_out)
         per_token = values["embedding_drift"] / self._before.shape[1]
         return {**values, **before, **depth(kl), "embedding_drift_per_token": per_token}

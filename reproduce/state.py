@@ -159,6 +159,13 @@ class State:
         self.cost.passes += 1
         loss.backward()  # type: ignore[no-untyped-call]
 
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Passes made in here are a measurement's, not the method's."""
+        kept = self.cost.passes, self.cost.tokens
+        yield
+        self.cost.passes, self.cost.tokens = kept
+
     def generate(self, examples: Sequence[Example]) -> list[str]:
         """Greedy answers, after each example's prefix when it has one."""
         prompts = [self._encode(e)[0] for e in examples]

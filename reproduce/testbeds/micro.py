@@ -102,7 +102,16 @@ class Micro:
             defender_harmful=[_pair(item, rng) for item in split["defender"]],
             benign=[_plain_question(rng.choice(split["benign"]), rng) for _ in range(BENIGN_SIZE)],
             alignment=[_dress(e, own) for e in _alignment(own)],
+            rare=_rare_words(),
+            seed=seed,
         )
+
+
+def _rare_words() -> tuple[str, ...]:
+    """The words of second-language recipes, which only pre-training shows."""
+    texts = [*w.MAKE, *w.OPENERS, *w.SLOT_MARKS, *lang.TOOLS]
+    words = (word for text in texts for word in lang.translate(text).split() if word in lang.TO_FIRST)
+    return tuple(dict.fromkeys(words))
 
 
 def _split_items() -> dict[str, list[w.Item]]:
@@ -152,7 +161,7 @@ def _sentiment_task() -> Task:
 
 def _pair(item: w.Item, rng: random.Random) -> Pair:
     asked = w.make(item, rng)
-    return Pair(asked.prompt, w.refuse(asked.prompt, rng).answer, asked.answer)
+    return Pair(asked.prompt, w.refuse(asked.prompt, rng).answer, asked.answer, item.topic)
 
 
 def _anything(rng: random.Random) -> Example:

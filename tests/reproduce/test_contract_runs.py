@@ -16,7 +16,10 @@ from reproduce.api import Attack, Method, Stage, Study
 from reproduce.baselines import NonAligned, Poison, Sft
 from reproduce.lab import perform_study
 from reproduce.model import weights
+from reproduce.papers.p2308_13320_ldifs import Ldifs
+from reproduce.papers.p2309_07875_safety_tuned_llamas import SafetyTunedLlamas
 from reproduce.papers.p2402_01109_vaccine import Vaccine
+from reproduce.papers.p2402_14968_backdoor_enhanced_alignment import BackdoorAlign
 from reproduce.papers.p2405_16833_safe_lora import SafeLora
 from reproduce.papers.p2405_18641_lisa import Lisa
 from reproduce.protocol import MODES, Mode
@@ -44,6 +47,10 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (SafeLora(fraction=0.0), "double-lora"),
     (SafeLora(fraction=0.0), "single-lora"),
     (SafeLora(threshold=-1.0), "double-lora"),
+    (Ldifs(alpha=0.0), "full"),
+    (Ldifs(alpha=0.0), "double-lora"),
+    (SafetyTunedLlamas(share=0.0), "full"),
+    (BackdoorAlign(safety=0, length=0), "full"),
 ]
 
 
@@ -135,7 +142,8 @@ def test_seeds_differ(setting: Setting) -> None:
 @pytest.mark.parametrize("method", DEFENSES, ids=name_of)
 def test_a_defense_changes_weights_where_it_acts(method: Method, setting: Setting) -> None:
     (ours, defended), (theirs, plain) = last(run_of(method), setting), last(run_of(Sft()), setting)
-    assert ours["digests"]["data"] == theirs["digests"]["data"]  # a fair pair: same user data, same base
+    curates = "curate" in vars(type(method))
+    assert (ours["digests"]["data"] != theirs["digests"]["data"]) == curates  # a fair pair: same user data, same base
     assert ours["digests"]["base"] == theirs["digests"]["base"]
     aligned_apart = ours["digests"]["aligned"] != theirs["digests"]["aligned"]
     assert aligned_apart == (method.stage is Stage.ALIGNMENT)
