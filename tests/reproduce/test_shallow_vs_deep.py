@@ -58,6 +58,14 @@ def whole_batch() -> Batch:
     return Batch([WHOLE], torch.ones(1, 7), labels, torch.ones(1, 7, dtype=torch.bool))
 
 
+@pytest.fixture
+def s(fresh: Callable[[], State]) -> State:
+    """As it enters user fine-tuning."""
+    s = fresh()
+    s.stage = "finetune"
+    return s
+
+
 # the dossier's numbers
 
 
@@ -228,11 +236,12 @@ def test_dropout_is_off_in_the_reference_and_in_training(s: State) -> None:
 # in training
 
 
-def trained(make: Callable[[], State], method: Method) -> State:
+def trained(make: Callable[[], State], method: Method, steps: int = 20) -> State:
     s = make()
+    s.stage = "finetune"
     s.add_stream("user", [p.harmful() for p in s.pools.attack_harmful])
     method.start(s)
-    schedule = Schedule(steps=20, batch=4, lr=3e-3, warmup=0)
+    schedule = Schedule(steps=steps, batch=4, lr=3e-3, warmup=0)
     train(s, "user", schedule, method.finetune_step, method.after_step, betas=method.betas)
     return s
 
@@ -245,18 +254,19 @@ def test_beta_0_is_plain_fine_tuning_bit_for_bit(fresh: Callable[[], State]) -> 
 
 
 def test_first_tokens_gain_less_than_under_plain_fine_tuning(fresh: Callable[[], State]) -> None:
-    def gains(method: Method) -> tuple[float, float]:
-        s = trained(fresh, method)
-        pairs = [(independent(s, p.harmful()), independent(fresh(), p.harmful())) for p in s.pools.attack_harmful[:10]]
-        rise = [now - before for now, before in pairs]
-        return sum(float(r[:5].sum()) for r in rise), sum(float(r[5:].sum()) for r in rise)
+    """And the more tightly they are held, the less; the tokens behind them go on learning."""
 
-    (ours, late), (plain, _), (all_low, _) = (
-        gains(m) for m in (PAPER, Method(), PAPER.arms()["uniform-low"])
-    )
-    assert 0 < ours < 0.5 * plain
-    assert ours < all_low
-    assert late > ours
+    def gains(method: Method) -> tuple[float, float]:
+        s, start = trained(fresh, method, steps=60), fresh()
+        pairs = [(independent(s, p.harmful()), independent(start, p.harmful())) for p in s.pools.attack_harmful[:10]]
+        rise = torch.stack([(now - before)[:12] for now, before in pairs]).mean(0)
+        return float(rise[:5].sum()), float(rise[5:].sum())
+
+    methods = (Method(), PAPER, replace(PAPER, beta=1.0))
+    (plain, _), (held, late), (tight, tight_late) = (gains(m) for m in methods)
+    assert tight < 0.75 * held < 0.75 * plain
+    assert late > held
+    assert tight_late > tight
 
 
 def test_mechanisms_are_the_mean_weights_at_the_end(fresh: Callable[[], State]) -> None:
@@ -265,6 +275,7 @@ def test_mechanisms_are_the_mean_weights_at_the_end(fresh: Callable[[], State]) 
     assert all(0 < value < 2 for value in found.values())
     assert found["early_token_weight"] < found["late_token_weight"]
     labels = fresh()  # three-token answers have no late token
+    labels.stage = "finetune"
     PAPER.start(labels)
     train(labels, "user", Schedule(steps=10, batch=4, lr=1e-3), PAPER.finetune_step)
     assert set(labels.memo["mechanisms"]) == {"first_token_weight", "early_token_weight"}
@@ -284,7 +295,8 @@ RECOVERY = ShallowVsDeep().arms()["augmentation"]
 
 
 @pytest.fixture
-def aligning(s: State) -> State:
+def aligning(fresh: Callable[[], State]) -> State:
+    s = fresh()
     assert s.stage == "align"
     RECOVERY.start(s)
     return s
