@@ -1,4 +1,4 @@
-"""Shallow vs deep (arXiv 2406.05946): hold the first answer tokens near the aligned model; deepen refusals beforehand."""
+"""Shallow vs deep (arXiv 2406.05946): hold the first answer tokens to the aligned model, or deepen its refusals."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ FLOOR = 1e-3  # least weight of a token (code only)
 
 @dataclass(frozen=True, kw_only=True)
 class ShallowVsDeep(Method):
-    """Token-wise constrained fine-tuning (sec. 4, eq. 3-5), and alignment with safety-recovery examples (sec. 3, eq. 2).
+    """Token-wise constrained fine-tuning (sec. 4, eq. 3-5); alignment with safety-recovery examples (sec. 3, eq. 2).
 
     Fine-tuning minimises sum_t -(2 / beta_t) log sigmoid(beta_t (log pi(y_t) - log pi_aligned(y_t))): the gradient of
     plain SFT with token t weighted by w_t = 2 sigmoid(beta_t (log pi_aligned(y_t) - log pi(y_t))). As in the code, w_t
@@ -116,7 +116,7 @@ class ShallowVsDeep(Method):
         return (2 * torch.sigmoid(self.strengths(answer) * (aligned - now))).clamp_min(FLOOR)
 
     def _note(self, s: State, weight: Tensor, answer: Tensor) -> None:
-        """Mean weights of first, early and late tokens over the last tenth of the steps: how hard the constraint holds."""
+        """Mean weights of first, early and late tokens over the last tenth of the steps: how tightly each is held."""
         if s.step < 0.9 * s.steps:
             return
         t = answer.cumsum(1) * answer
@@ -130,7 +130,7 @@ class ShallowVsDeep(Method):
     # safety-recovery examples
 
     def align_step(self, s: State, batch: Batch) -> float:
-        """Recovery examples and anchors in one mean over tokens; the batch of the alignment data only gives the size."""
+        """Recovery examples and anchors in one mean over tokens; the batch of alignment data only gives the size."""
         if not self.recovery:
             return sft_step(s, batch)
         count = round(self.alpha * len(batch.examples))
