@@ -20,8 +20,10 @@ from reproduce.papers.p2308_13320_ldifs import Ldifs
 from reproduce.papers.p2309_07875_safety_tuned_llamas import SafetyTunedLlamas
 from reproduce.papers.p2402_01109_vaccine import Vaccine
 from reproduce.papers.p2402_14968_backdoor_enhanced_alignment import BackdoorAlign
+from reproduce.papers.p2402_18540_ptst import Ptst
 from reproduce.papers.p2405_16833_safe_lora import SafeLora
 from reproduce.papers.p2405_18641_lisa import Lisa
+from reproduce.papers.p2406_05946_shallow_vs_deep import ShallowVsDeep
 from reproduce.protocol import MODES, Mode
 from reproduce.run import Run, Setting, perform
 from reproduce.stages import Stages
@@ -51,7 +53,13 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (Ldifs(alpha=0.0), "double-lora"),
     (SafetyTunedLlamas(share=0.0), "full"),
     (BackdoorAlign(safety=0, length=0), "full"),
+    (ShallowVsDeep(beta=0.0, beta1=0.9), "full"),
+    (ShallowVsDeep(beta=0.0, beta1=0.9), "double-lora"),
+    (ShallowVsDeep(beta=0.0, beta1=0.9), "single-lora"),
+    (Ptst(train="pure", test="pure"), "full"),
+    (Ptst(train="pure", test="pure"), "double-lora"),
 ]
+SERVING: tuple[type[Method], ...] = (Ptst,)  # the weights are those of plain fine-tuning; the model is asked otherwise
 
 
 def name_of(value: Any) -> str:
@@ -147,7 +155,7 @@ def test_a_defense_changes_weights_where_it_acts(method: Method, setting: Settin
     assert ours["digests"]["base"] == theirs["digests"]["base"]
     aligned_apart = ours["digests"]["aligned"] != theirs["digests"]["aligned"]
     assert aligned_apart == (method.stage is Stage.ALIGNMENT)
-    assert weights_differ(defended, plain)
+    assert weights_differ(defended, plain) != isinstance(method, SERVING)
 
 
 @pytest.mark.parametrize("attack", [*ATTACKS, Poison()], ids=name_of)
