@@ -208,8 +208,9 @@ def _distribution(logits: Weights, masks: Weights) -> dict[str, float]:
     x, m = (torch.cat([t.flatten() for t in found.values()] or [torch.zeros(1)]) for found in (logits, masks))
     keep = torch.sigmoid(x)
     return {
-        "mask_mean": float(m.mean()), "keep_probability_mean": float(keep.mean()),
-        "keep_probability_sd": float(keep.std()), "decided_share": float((x.abs() > 2).float().mean()),
+        "mask_mean": float(m.mean()), "mask_mean_least": min((float(t.mean()) for t in masks.values()), default=0.0),
+        "keep_probability_mean": float(keep.mean()), "keep_probability_sd": float(keep.std()),
+        "decided_share": float((x.abs() > 2).float().mean()),
     }  # fmt: skip
 
 

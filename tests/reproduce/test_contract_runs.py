@@ -17,6 +17,7 @@ from reproduce.baselines import NonAligned, Poison, Sft
 from reproduce.lab import perform_study
 from reproduce.model import weights
 from reproduce.papers.p2402_01109_vaccine import Vaccine
+from reproduce.papers.p2405_09055_somf import Somf
 from reproduce.papers.p2405_16833_safe_lora import SafeLora
 from reproduce.papers.p2405_18641_lisa import Lisa
 from reproduce.protocol import MODES, Mode
@@ -24,16 +25,17 @@ from reproduce.run import Run, Setting, perform
 from reproduce.stages import Stages
 from reproduce.state import State
 
+SMALL: dict[str, dict[str, Any]] = {  # sized for a test; a new paper runs as it is until it is listed here
+    "safety-landscape": {"points": 3, "directions": 1, "prompts": 4, "grid": 2, "shots": 10, "rungs": 2},
+    "safety-realignment": {"steps": 3, "batch": 4, "warmup": 1},
+    "hft-survey": {"ratios": (0.0, 0.2), "sizes": (10, 20), "ratio": 0.2, "n": 20},
+}
+
 PAPERS = [find.load(name) for name in find.modules()]
-DEFENSES = [m for m in PAPERS if isinstance(m, Method)]
+DEFENSES = [replace(m, **SMALL.get(m.paper, {})) for m in PAPERS if isinstance(m, Method)]
 METHODS = [*DEFENSES, Sft(), NonAligned()]
 ATTACKS = [m for m in PAPERS if isinstance(m, Attack)]
 STUDIES = [m for m in PAPERS if isinstance(m, Study)]
-
-SMALL: dict[str, dict[str, Any]] = {  # studies sized for a test; a new one runs as it is until it is listed here
-    "safety-landscape": {"points": 3, "directions": 1, "prompts": 4, "grid": 2, "shots": 10, "rungs": 2},
-    "hft-survey": {"ratios": (0.0, 0.2), "sizes": (10, 20), "ratio": 0.2, "n": 20},
-}
 NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothing of its idea is left
     (Vaccine(rho=0.0), "full"),
     (Vaccine(rho=0.0), "double-lora"),
@@ -44,6 +46,9 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (SafeLora(fraction=0.0), "double-lora"),
     (SafeLora(fraction=0.0), "single-lora"),
     (SafeLora(threshold=-1.0), "double-lora"),
+    (Somf(steps=0, export="mean"), "full"),
+    (Somf(steps=0, export="mean"), "double-lora"),
+    (Somf(steps=0, export="mean"), "single-lora"),
 ]
 
 
