@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from reproduce.data import Example, Pools, derived_rng
@@ -141,11 +142,15 @@ class State:
 
     # passes
 
-    def logits(self, batch: Batch) -> Tensor:
-        """Next-token logits (batch, length, vocabulary); right padding needs no attention mask in a causal model."""
+    def logits(self, batch: Batch, under: Weights | None = None) -> Tensor:
+        """Next-token logits (batch, length, vocabulary); right padding needs no attention mask in a causal model.
+
+        `under` replaces parameters by name for this pass only, so that gradients reach what they were computed from.
+        """
         self.cost.passes += 1
         self.cost.tokens += int(batch.real.sum())
-        logits: Tensor = self.model(input_ids=batch.ids, use_cache=False).logits
+        asked = {"input_ids": batch.ids, "use_cache": False}
+        logits: Tensor = (functional_call(self.model, under, kwargs=asked) if under else self.model(**asked)).logits
         return logits
 
     def loss(self, batch: Batch, *, each: bool = False) -> Tensor:

@@ -19,8 +19,12 @@ from reproduce.model import weights
 from reproduce.papers.p2308_13320_ldifs import Ldifs
 from reproduce.papers.p2309_07875_safety_tuned_llamas import SafetyTunedLlamas
 from reproduce.papers.p2402_01109_vaccine import Vaccine
+<<<<<<< HEAD
 from reproduce.papers.p2402_14968_backdoor_enhanced_alignment import BackdoorAlign
 from reproduce.papers.p2402_18540_ptst import Ptst
+=======
+from reproduce.papers.p2405_09055_somf import Somf
+>>>>>>> 70be715ff383ae0f8d1f9d31660eba5c154ae13d
 from reproduce.papers.p2405_16833_safe_lora import SafeLora
 from reproduce.papers.p2405_18641_lisa import Lisa
 from reproduce.papers.p2406_05946_shallow_vs_deep import ShallowVsDeep
@@ -29,16 +33,17 @@ from reproduce.run import Run, Setting, perform
 from reproduce.stages import Stages
 from reproduce.state import State
 
+SMALL: dict[str, dict[str, Any]] = {  # sized for a test; a new paper runs as it is until it is listed here
+    "safety-landscape": {"points": 3, "directions": 1, "prompts": 4, "grid": 2, "shots": 10, "rungs": 2},
+    "safety-realignment": {"steps": 3, "batch": 4, "warmup": 1},
+    "hft-survey": {"ratios": (0.0, 0.2), "sizes": (10, 20), "ratio": 0.2, "n": 20},
+}
+
 PAPERS = [find.load(name) for name in find.modules()]
-DEFENSES = [m for m in PAPERS if isinstance(m, Method)]
+DEFENSES = [replace(m, **SMALL.get(m.paper, {})) for m in PAPERS if isinstance(m, Method)]
 METHODS = [*DEFENSES, Sft(), NonAligned()]
 ATTACKS = [m for m in PAPERS if isinstance(m, Attack)]
 STUDIES = [m for m in PAPERS if isinstance(m, Study)]
-
-SMALL: dict[str, dict[str, Any]] = {  # studies sized for a test; a new one runs as it is until it is listed here
-    "safety-landscape": {"points": 3, "directions": 1, "prompts": 4, "grid": 2, "shots": 10, "rungs": 2},
-    "hft-survey": {"ratios": (0.0, 0.2), "sizes": (10, 20), "ratio": 0.2, "n": 20},
-}
 NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothing of its idea is left
     (Vaccine(rho=0.0), "full"),
     (Vaccine(rho=0.0), "double-lora"),
@@ -49,6 +54,7 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (SafeLora(fraction=0.0), "double-lora"),
     (SafeLora(fraction=0.0), "single-lora"),
     (SafeLora(threshold=-1.0), "double-lora"),
+<<<<<<< HEAD
     (Ldifs(alpha=0.0), "full"),
     (Ldifs(alpha=0.0), "double-lora"),
     (SafetyTunedLlamas(share=0.0), "full"),
@@ -58,6 +64,11 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (ShallowVsDeep(beta=0.0, beta1=0.9), "single-lora"),
     (Ptst(train="pure", test="pure"), "full"),
     (Ptst(train="pure", test="pure"), "double-lora"),
+=======
+    (Somf(steps=0, export="mean"), "full"),
+    (Somf(steps=0, export="mean"), "double-lora"),
+    (Somf(steps=0, export="mean"), "single-lora"),
+>>>>>>> 70be715ff383ae0f8d1f9d31660eba5c154ae13d
 ]
 SERVING: tuple[type[Method], ...] = (Ptst,)  # the weights are those of plain fine-tuning; the model is asked otherwise
 
