@@ -19,12 +19,9 @@ from reproduce.model import weights
 from reproduce.papers.p2308_13320_ldifs import Ldifs
 from reproduce.papers.p2309_07875_safety_tuned_llamas import SafetyTunedLlamas
 from reproduce.papers.p2402_01109_vaccine import Vaccine
-<<<<<<< HEAD
 from reproduce.papers.p2402_14968_backdoor_enhanced_alignment import BackdoorAlign
 from reproduce.papers.p2402_18540_ptst import Ptst
-=======
 from reproduce.papers.p2405_09055_somf import Somf
->>>>>>> 70be715ff383ae0f8d1f9d31660eba5c154ae13d
 from reproduce.papers.p2405_16833_safe_lora import SafeLora
 from reproduce.papers.p2405_18641_lisa import Lisa
 from reproduce.papers.p2406_05946_shallow_vs_deep import ShallowVsDeep
@@ -54,7 +51,6 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (SafeLora(fraction=0.0), "double-lora"),
     (SafeLora(fraction=0.0), "single-lora"),
     (SafeLora(threshold=-1.0), "double-lora"),
-<<<<<<< HEAD
     (Ldifs(alpha=0.0), "full"),
     (Ldifs(alpha=0.0), "double-lora"),
     (SafetyTunedLlamas(share=0.0), "full"),
@@ -64,11 +60,9 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (ShallowVsDeep(beta=0.0, beta1=0.9), "single-lora"),
     (Ptst(train="pure", test="pure"), "full"),
     (Ptst(train="pure", test="pure"), "double-lora"),
-=======
     (Somf(steps=0, export="mean"), "full"),
     (Somf(steps=0, export="mean"), "double-lora"),
     (Somf(steps=0, export="mean"), "single-lora"),
->>>>>>> 70be715ff383ae0f8d1f9d31660eba5c154ae13d
 ]
 SERVING: tuple[type[Method], ...] = (Ptst,)  # the weights are those of plain fine-tuning; the model is asked otherwise
 
