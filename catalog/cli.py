@@ -166,6 +166,7 @@ def run(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every module and both baselines.")] = False,
     kinds: Annotated[str, typer.Option("--type", help="With --all: only these types, as in attack,defense.")] = "",
+    stages: Annotated[str, typer.Option("--stage", help="With --all: only defenses of these stages.")] = "",
     testbed: Annotated[str, typer.Option(help="micro, or hub:PATH for a local Hugging Face model.")] = "micro",
     seeds: Annotated[str, typer.Option(help="How many replicates, or which: 5 or 0,3.")] = "5",
     ratios: Annotated[
@@ -198,8 +199,9 @@ def run(
 
     with refusals(), running.usage_errors():
         entries = papers.load(root() / papers.FILE)[1]
-        running.either(papers_, every, kinds)
-        names = running.all_modules(entries, kinds) if every else [running.module_of(t, entries) for t in papers_ or []]
+        running.either(papers_, every, kinds, stages)
+        asked = [running.module_of(t, entries) for t in papers_ or []]
+        names = running.all_modules(entries, kinds, stages) if every else asked
         request = running.request(
             names, testbed=testbed, seeds=seeds, ratios=ratios, attack=attack, task=task, n=n, mode=mode,
             fields=settings or [], arms=not main, sweep=sweep, papers=entries, device=device, dtype=dtype,

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from catalog import ids, measured
 from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.schema import Paper
-from catalog.taxonomy import BASELINES, PaperType
+from catalog.taxonomy import BASELINES, PaperType, Stage
 from reproduce import record
 from reproduce.baselines import CONDITIONS
 from reproduce.protocol import MODES, RequestError
@@ -56,21 +56,27 @@ def module_of(text: str, papers: Sequence[Paper]) -> str:
     return paper.reproduction.module
 
 
-def either(names: Sequence[str] | None, every: bool, types: str) -> None:
-    """Refuse names beside --all, and --type without it, rather than drop one of them in silence."""
+def either(names: Sequence[str] | None, every: bool, types: str, stages: str) -> None:
+    """Refuse names beside --all, and --type or --stage without it, rather than drop one of them in silence."""
     if names and every:
         raise UsageError("give papers or --all, not both")
-    if types and not every:
-        raise UsageError(f"--type {types}: goes with --all")
+    for option, chosen in (("--type", types), ("--stage", stages)):
+        if chosen and not every:
+            raise UsageError(f"{option} {chosen}: goes with --all")
 
 
-def all_modules(papers: Iterable[Paper], types: str) -> list[str]:
-    """Every module of the catalogue, baselines first; `types` (comma-separated) keeps papers of those types only."""
-    wanted = [t for t in types.split(",") if t]
-    for unknown in set(wanted).difference(types_ := get_args(PaperType)):
-        raise UsageError(f"--type {unknown}: {did_you_mean(unknown, types_)}")
-    chosen = [p.reproduction.module for p in papers if p.reproduction and (not wanted or p.type in wanted)]
-    return [*BASELINES, *chosen]
+def all_modules(papers: Iterable[Paper], types: str, stages: str) -> list[str]:
+    """Every module of the catalogue, baselines first; `types` and `stages` (comma-separated) keep only those."""
+    kinds, when = _chosen("--type", types, PaperType), _chosen("--stage", stages, Stage)
+    chosen = [p for p in papers if p.reproduction and p.type in kinds and (not stages or p.stage in when)]
+    return [*BASELINES, *(p.reproduction.module for p in chosen if p.reproduction)]
+
+
+def _chosen(option: str, text: str, known: Any) -> Sequence[str]:
+    wanted = [part for part in text.split(",") if part]
+    for unknown in set(wanted).difference(names := get_args(known)):
+        raise UsageError(f"{option} {unknown}: {did_you_mean(unknown, names)}")
+    return wanted or names
 
 
 def request(

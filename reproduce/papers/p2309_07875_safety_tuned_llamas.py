@@ -25,7 +25,7 @@ class SafetyTunedLlamas(Method):
     paper = "safety-tuned-llamas"
     stage = Stage.FINE_TUNING
     knob = "share"
-    values: ClassVar[tuple[float, ...]] = (0.005, 0.015, 0.025, 0.05, 0.075, 0.1)
+    values: ClassVar[tuple[float, ...]] = (0.015, 0.025, 0.05, 0.1)
     share: float = 0.025  # of the training set (paper: N = 100 to 2000 beside 20 000; 500, "3 %", stands out)
     budget: Literal["added", "replacing", "same-steps"] = "added"  # on top; for random user samples; in SFT's steps
     content: Literal["safety", "benign"] = "safety"  # benign: the dilution control

@@ -24,6 +24,8 @@ class SafeLora(Method):
 
     paper = "safe-lora"
     stage = Stage.POST_FINE_TUNING
+    knob = "fraction"
+    values = (0.1, 0.25, 0.5, 1.0)
     fraction: float = 0.5  # share of modules to project (code: 10 layers; ours: reproduce/tuning)
     threshold: float | None = None  # instead of a share: project where s <= threshold (paper's tau)
     select: Literal["lowest", "highest", "random"] = "lowest"  # by s; the others are controls

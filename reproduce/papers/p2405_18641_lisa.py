@@ -20,6 +20,8 @@ class Lisa(Method):
 
     paper = "lisa"
     stage = Stage.FINE_TUNING
+    knob = "rho"
+    values = (1.0, 10.0, 30.0, 100.0)
     rho: float = 30.0  # proximal weight (sec. 5.1: 1; ours: reproduce/tuning)
     k_align: int = 1  # steps per alignment block (sec. 5.1: 100 of 1000; ours keeps the share and 15 cycles)
     k_user: int = 9  # steps per user block (sec. 5.1: 900 of 1000)

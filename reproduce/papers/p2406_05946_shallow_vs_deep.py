@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -30,8 +30,8 @@ class ShallowVsDeep(Method):
 
     paper = "shallow-vs-deep"
     stage = Stage.FINE_TUNING
-    knob: ClassVar[str] = "beta"
-    values: ClassVar[tuple[float, ...]] = (0.025, 0.05, 0.1, 0.2, 0.4)
+    knob = "beta"
+    values = (0.01, 0.03, 0.1, 0.3)
     beta: float = 0.1  # beta_t of late tokens (App. B; code: --beta)
     first: float = 5.0  # beta_1 / beta: 0.5 (code: --first_token_bias_factor)
     early: float = 20.0  # beta_t / beta for t = 2 ... length: 2.0 (code: --bias_factor)
