@@ -11,7 +11,7 @@ from reproduce.api import Method, Stage
 
 TUNING = Path(record.__file__).parent / "tuning"
 BUDGET = 4  # values
-BASES = {90, 91}
+BASES = {90, 92}
 TUNED = [m for name in find.modules() for m in find.load_all(name) if isinstance(m, Method) and m.knob]
 
 
