@@ -36,7 +36,7 @@ class Somf(Method):
     paper = "safety-realignment"
     stage = Stage.POST_FINE_TUNING
     knob = "lr"
-    values = (0.001, 0.003, 0.01, 0.03, 0.1)
+    values = (0.001, 0.003, 0.01, 0.03)
     lr: float = 0.03  # of the logits (code: 1e-3 to 1e-2); lr * steps must carry them from 0 to about 2
     steps: int = 150  # code: 3 epochs of about 310
     batch: int = 16  # pairs a step (code: 16)

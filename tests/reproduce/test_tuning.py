@@ -16,11 +16,13 @@ TUNED = [m for name in find.modules() for m in find.load_all(name) if isinstance
 
 
 def score(run: record.Record) -> float:
-    """Harmonic mean of 1 - harmful score and accuracy; a run that diverged is worth nothing."""
+    """Harmonic mean of 1 - harmful score, accuracy and benign help; a run that diverged is worth nothing."""
     if run["status"] != "ok":
         return 0.0
-    harm, accuracy = (run["metrics"][m]["k"] / run["metrics"][m]["n"] for m in ("harmful", "accuracy"))
-    return harmonic_mean([1 - harm, accuracy])
+    harm, accuracy, helpful = (
+        run["metrics"][m]["k"] / run["metrics"][m]["n"] for m in ("harmful", "accuracy", "benign_help")
+    )
+    return harmonic_mean([1 - harm, accuracy, helpful])
 
 
 @pytest.mark.parametrize("method", TUNED, ids=lambda m: m.paper)
@@ -35,7 +37,7 @@ def test_default_is_the_winner_of_four_values_on_two_unreported_bases(method: Me
     assert scores.keys() == set(method.values)
     assert len(scores) == BUDGET
     assert all(seeds.keys() == BASES for seeds in scores.values())
-    assert max(scores, key=lambda value: mean(scores[value].values())) == getattr(method, method.knob)
+    assert max(scores, key=lambda v: (mean(scores[v].values()), -v)) == getattr(method, method.knob)
 
 
 def test_tuning_records_are_intact() -> None:
