@@ -157,7 +157,7 @@ def _method_runs(request: Request, where: "Setting", method: Any, arm: str) -> "
             continue
         condition = CONDITIONS[name]
         ratios = request.ratios if request.ratios is not None else condition.ratios
-        if arm not in ("main", "set") and DEFAULT_RATIO in ratios:
+        if (request.sweep or arm not in ("main", "set")) and DEFAULT_RATIO in ratios:
             ratios = (DEFAULT_RATIO,)
         for ratio in ratios:
             for seed in request.seeds:
