@@ -1,6 +1,6 @@
 """Brittleness (arXiv 2402.05162): find the weights that safety hangs on; freezing them does not keep a model safe."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +23,7 @@ from reproduce.run import Run
 from reproduce.state import Batch, Cost, State
 from reproduce.tradeoff import Point, saving_at_equal
 
+SAMPLES = 128  # calibration pairs of each kind (authors' code)
 PROBED = 64  # user examples of the reported training loss
 
 
@@ -46,7 +47,6 @@ class Freeze(Method):
     rank: Literal["row", "matrix"] = "row"  # matrix: the released code of the set difference
     choose: Literal["top", "random"] = "top"  # random: as many weights of each matrix, anywhere
     when: Literal["freeze", "rewind"] = "freeze"
-    samples: int = 128  # calibration pairs of each kind (code: 128)
 
     def arms(self) -> dict[str, Self]:
         rewind = replace(self, when="rewind")
@@ -65,23 +65,20 @@ class Freeze(Method):
 
     def masks(self, s: State) -> Masks:
         """True where the aligned value stays."""
-        found = top_masks(scores(s, self.score, own_refusals(s, self.samples)), self.fraction, self.rank)
+        found = top_masks(scores(s, self.score, own_refusals(s, SAMPLES)), self.fraction, self.rank)
         if self.spare:
-            useful = top_masks(scores(s, self.score, s.pools.benign[: self.samples]), self.spare, self.rank)
+            useful = top_masks(scores(s, self.score, s.pools.benign[:SAMPLES]), self.spare, self.rank)
             found = {n: m & ~useful[n] for n, m in found.items()}
-        if self.choose == "random":
-            rng = s.rng("brittleness", "random mask")
-            found = {n: shuffled(m, rng) for n, m in found.items()}
-        return found
+        rng = s.rng("brittleness", "random mask")
+        return {n: shuffled(m, rng) for n, m in found.items()} if self.choose == "random" else found
 
     def finetune_step(self, s: State, batch: Batch) -> float:
         if self.when == "rewind":
             return sft_step(s, batch)
-        with _held(s) if s.adapters() else ExitStack():
+        with _held(s):
             loss = sft_step(s, batch)
-        for p, frozen in _trained(s):
-            if p.grad is not None:
-                p.grad[frozen] = 0.0
+        for name, mask in {} if s.adapters() else s.memo["frozen"].items():
+            s.model.get_parameter(name).grad[mask] = 0.0
         return loss
 
     def after_step(self, s: State) -> None:
@@ -96,21 +93,13 @@ class Freeze(Method):
         inside = sum(float(d[frozen[n]].square().sum()) for n, d in update.items())
         whole = sum(float(d.square().sum()) for d in update.values())
         _put_back(s)
-        user = s.batch(s.streams["user"].examples[:PROBED])
         everything = sum(p.numel() for p in s.params())
         s.memo["mechanisms"] = {
             "frozen_fraction": share(frozen),
             "frozen_fraction_of_all": sum(int(m.sum()) for m in frozen.values()) / everything,
             "undone_update_share": inside / max(whole, 1e-30),
-            "user_loss": mean_loss(replace(s, cost=Cost()), user),
+            "user_loss": mean_loss(replace(s, cost=Cost()), s.batch(s.streams["user"].examples[:PROBED])),
         }
-
-
-def _trained(s: State) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """The trainable weights that are partly frozen, each with its mask; none while an adapter trains."""
-    frozen: Masks = s.memo["frozen"]
-    named = {} if s.adapters() else dict(s.model.named_parameters())
-    return ((named[n], mask) for n, mask in frozen.items() if n in named)
 
 
 @torch.no_grad()
@@ -123,7 +112,7 @@ def _put_back(s: State) -> None:
 
 @contextmanager
 def _held(s: State) -> Iterator[None]:
-    """Forward passes in which frozen entries of the effective weights act with their aligned values."""
+    """With an adapter: forward passes in which frozen entries of the effective weight act with their aligned values."""
     aligned, pairs = s.reference("aligned"), s.adapters()
 
     def correct(module: Any, given: tuple[Tensor, ...], output: Tensor, *, name: str) -> Tensor:
@@ -131,8 +120,9 @@ def _held(s: State) -> Iterator[None]:
         return output - linear(given[0], s.memo["frozen"][name] * moved)
 
     with ExitStack() as hooks:
-        for name, module in linear_modules(s.model).items():
-            hooks.callback(module.register_forward_hook(partial(correct, name=name)).remove)
+        modules = linear_modules(s.model)
+        for name in pairs:
+            hooks.callback(modules[name].register_forward_hook(partial(correct, name=name)).remove)
         yield
 
 
@@ -158,7 +148,6 @@ SAYS = {
     "rank_removal_utility_share": ("ratio", "its utility after over before"),
     "overlap_attention_minus_mlp": ("ratio", "Jaccard overlap of the top 5 % for safety and utility"),
 }
-LIMIT = 0.03  # largest sparsity of the set difference (Table 6)
 OVERLAP = 0.05  # top share whose overlap is measured
 Values = dict[str, float | None]
 
@@ -174,26 +163,23 @@ class Attribution(Study):
     paper = "brittleness-pruning-lowrank"
     score: Literal["snip", "wanda"] = "snip"
     levels: tuple[float, ...] = (0.02, 0.03, 0.05, 0.08, 0.12)  # p and q (Table 6: 0.01 to 0.09)
+    limit: float = 0.03  # largest sparsity of the set difference (Table 6)
     tops: tuple[float, ...] = (0.02, 0.03, 0.05, 0.1)  # q without subtraction
     cut: tuple[int, ...] = (1, 2, 4, 8)  # safety directions (paper: 6 of 4096)
     kept: tuple[int, ...] = (2, 8, 16, 32, 48)  # utility directions that stay (paper: 96 of 4096)
     fractions: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7)  # frozen
-    benign: bool = True  # also freeze under the benign level
-    samples: int = 128
 
     def measure(self, lab: Lab) -> Findings:
-        values, figures = self._freezing(lab)
         surgeon = _Surgeon(lab, self)
+        values, figures = self._freezing(lab)
         values |= surgeon.set_difference() | surgeon.ranks() | surgeon.overlap()
         return Findings({name: Finding(value, *SAYS[name]) for name, value in values.items()}, figures)
 
     def _freezing(self, lab: Lab) -> tuple[Values, dict[str, Figure]]:
         """Table 3: harm over frozen share, for attacks of growing size."""
         known = Qi().arms()
-        attacks = {
-            "one-step": Qi(shots=10, epochs=1),
-            **{n: known[n] for n in ("explicit-10", "explicit-50", "explicit")},
-        }
+        attacks = {n: known[n] for n in ("explicit-10", "explicit-50", "explicit")}
+        attacks["one-step"] = Qi(shots=10, epochs=1)
 
         def harm(method: Method, attack: str) -> float:
             arms = {**Freeze().sweep(), **Freeze().arms()}
@@ -211,9 +197,8 @@ class Attribution(Study):
             "freeze_gain_small_n": gains[smallest],
             "random_freeze_gain_small_n": plain[smallest] - harm(Freeze().arms()["random-freeze"], smallest),
         }
-        if self.benign:
-            attacks["benign"] = known["benign"]
-            values["freeze_gain_benign"] = harm(Sft(), "benign") - harm(Freeze(), "benign")
+        attacks["benign"] = known["benign"]
+        values["freeze_gain_benign"] = harm(Sft(), "benign") - harm(Freeze(), "benign")
         y = {name: [plain[name], *frozen[name].values()] for name in frozen}
         return values, {"freezing": Figure([0.0, *self.fractions], y, "frozen share of linear weights", "percent")}
 
@@ -222,17 +207,15 @@ class _Surgeon:
     """Operates on one aligned model and measures what is left of its safety and utility."""
 
     def __init__(self, lab: Lab, study: Attribution) -> None:
-        self._lab, self._study = lab, study
+        self._study = study
         self._aligned = lab.stages.aligned(Sft(), "full").tensors
         self._s = lab.stages.state(self._aligned)
-        self._refusals = own_refusals(self._s, study.samples)
-        self._benign = self._s.pools.benign[: study.samples]
+        self._refusals, self._benign = own_refusals(self._s, SAMPLES), self._s.pools.benign[:SAMPLES]
         self._before = {split: self._measure(split) for split in ("validation", "test")}
 
     def _measure(self, split: str) -> Point:
         """Harmful score and utility, percent."""
-        s = self._s
-        m = evaluate(s.testbed, s.pools, None, s.generate, split=split)
+        m = evaluate(self._s.testbed, self._s.pools, None, self._s.generate, split=split)
         return 100 * rate(m["harmful"]), 50 * (rate(m["benign_help"]) + rate(m["lookalike"]))
 
     def _after(self, changed: Weights, split: str) -> Point:
@@ -255,34 +238,28 @@ class _Surgeon:
 
     def set_difference(self) -> Values:
         """All scores from the intact model."""
-        score, levels = self._study.score, self._study.levels
-        safe, useful = (scores(self._s, score, data) for data in (self._refusals, self._benign))
-        spared = [top_masks(useful, p, "row") for p in levels]
-        wanted = [top_masks(safe, q, "row") for q in levels]
+        safe, useful = (scores(self._s, self._study.score, data) for data in (self._refusals, self._benign))
+        spared = [top_masks(useful, p, "row") for p in self._study.levels]
+        wanted = [top_masks(safe, q, "row") for q in self._study.levels]
         pairs = [{n: m & ~spare[n] for n, m in top.items()} for spare in spared for top in wanted]
-        allowed = [masks for masks in pairs if 0 < share(masks) <= LIMIT]
+        allowed = [masks for masks in pairs if 0 < share(masks) <= self._study.limit]
         candidates = [(masks, self._after(self._without(masks), "validation")) for masks in allowed]
         best = max(candidates, key=lambda c: self._worth(c[1]))[0]
-        rng = self._s.rng("brittleness", "random pruning")
-        other = {n: shuffled(m, rng) for n, m in best.items()}
+        other = {n: shuffled(m, self._s.rng("brittleness", "random pruning", n)) for n, m in best.items()}
         tops = [self._after(self._top(q), "validation") for q in self._study.tops]
         lines = [point for _, point in candidates], [self._before["validation"], *tops]
         lost = [[(harm, 100 - utility) for harm, utility in line] for line in lines]
         found = self._reported("set_difference", self._without(best))
         found |= self._reported("random_pruning", self._without(other))
-        return {
-            **found, "set_difference_sparsity": share(best), "utility_kept_by_set_difference": saving_at_equal(*lost)
-        }  # fmt: skip
+        found["utility_kept_by_set_difference"] = saving_at_equal(*lost)
+        return {**found, "set_difference_sparsity": share(best)}
 
     def _top(self, q: float) -> Weights:
-        """The top safety weights zeroed, block by block, later blocks scored behind the pruned ones."""
-        changed: Weights = {}
-        for block in self._s.blocks():
-            found = scores(self._s, self._study.score, self._refusals, self._names_in(block.layer))
-            changed |= self._without(top_masks(found, q, "row"))
-            load_weights(self._s.model, {**self._aligned, **changed})
-        load_weights(self._s.model, self._aligned)
-        return changed
+        """The top safety weights zeroed."""
+        study = self._study
+        return self._by_block(
+            lambda names: self._without(top_masks(scores(self._s, study.score, self._refusals, names), q, "row"))
+        )
 
     def ranks(self) -> Values:
         grid = {(cut, kept): self._removed(cut, kept) for cut in self._study.cut for kept in self._study.kept}
@@ -290,16 +267,22 @@ class _Surgeon:
         return self._reported("rank_removal", grid[best])
 
     def _removed(self, cut: int, kept: int) -> Weights:
+        def change(names: Sequence[str]) -> Weights:
+            modules = {n: m for n, m in linear_modules(self._s.model).items() if n in names}
+            safety, utility = (
+                input_sums(self._s, modules, data, "answer", lambda x: x.T @ x)
+                for data in (self._refusals, self._benign)
+            )
+            old = self._aligned
+            return {n: old[n] - removal(old[n], safety[n], utility[n], cut, kept) for n in names}
+
+        return self._by_block(change)
+
+    def _by_block(self, change: Callable[[Sequence[str]], Weights]) -> Weights:
+        """What `change` makes of the linear weights of each block, seen behind the blocks changed before it."""
         changed: Weights = {}
         for block in self._s.blocks():
-            modules = linear_modules(self._s.model)
-            own = {n: modules[n] for n in self._names_in(block.layer)}
-            safety, utility = (
-                input_sums(self._s, own, data, "answer", lambda x: x.T @ x) for data in (self._refusals, self._benign)
-            )
-            for n in own:
-                w = self._aligned[n]
-                changed[n] = w - removal(w, safety[n], utility[n], cut, kept)
+            changed |= change(self._names_in(block.layer))
             load_weights(self._s.model, {**self._aligned, **changed})
         load_weights(self._s.model, self._aligned)
         return changed
