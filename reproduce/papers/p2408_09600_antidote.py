@@ -152,21 +152,21 @@ class Antidote(Method):
                 break
         return i / STEPS
 
-    def _task(self, s: State) -> tuple[list[Example], list[Example]]:
-        """Training and validation examples of the user's task, or plain instructions when the data hold none."""
+    def _task(self, s: State) -> list[Example]:
+        """Validation examples of the user's task, or plain instructions when the data hold none."""
         sent = set(s.streams["user"].examples)
         tasks = [t for t in s.pools.tasks.values() if sent & set(t.train)]
-        return (tasks[0].train, tasks[0].validation) if tasks else (s.pools.benign, s.pools.benign_validation)
+        return tasks[0].validation if tasks else s.pools.benign_validation
 
     def _task_accuracy(self, s: State) -> float:
-        asked = self._task(s)[1]
+        asked = self._task(s)
         right: list[bool] = [s.testbed.correct(e, a) for e, a in zip(asked, s.generate(asked), strict=True)]
         return sum(right) / len(right)
 
     def _losses(self, s: State) -> dict[str, float]:
         """Loss on held-out harmful answers and on the task, outside the method's cost."""
         measuring = replace(s, cost=Cost())
-        held_out = {"harmful": s.pools.harmful_validation, "task": self._task(s)[1]}
+        held_out = {"harmful": s.pools.harmful_validation, "task": self._task(s)}
         return {name: mean_loss(measuring, s.batch(examples[:PROBED])) for name, examples in held_out.items()}
 
 
