@@ -166,6 +166,6 @@ def removal(weight: Tensor, safety: Tensor, utility: Tensor, cut: int, kept: int
 
 def _onto(w: Tensor, gram: Tensor, count: int) -> Tensor:
     _, vectors = torch.linalg.eigh(w @ gram.double() @ w.T)
-    first = vectors[:, vectors.shape[1] - count :]
+    first = vectors.flip(1)[:, :count]
     projector: Tensor = first @ first.T
     return projector

@@ -242,7 +242,7 @@ def test_ranking_over_a_whole_tensor_is_another_mask(attacked: Update) -> None:
     s = attacked(rows, "full")
     a, b = rows.masks(s, rows.parts(s)), whole.masks(s, whole.parts(s))
     assert any(not torch.equal(a[n], b[n]) for n in a)
-    for name, mask in b.items():
+    for mask in b.values():
         assert int(mask.sum()) == pruned_count(0.25, mask.numel())
 
 
@@ -354,9 +354,8 @@ def test_data_without_a_task_are_measured_by_benign_instructions(attacked: Updat
 
 
 @pytest.mark.parametrize("arm", list(Antidote().arms()))
-@pytest.mark.parametrize("mode", ["full", "double-lora"])
-def test_every_arm_runs(arm: str, mode: Any, setting: Setting) -> None:
-    made = perform(Run(method=Antidote().arms()[arm], mode=mode, n=20, ratio=0.2), setting)
+def test_every_arm_runs(arm: str, setting: Setting) -> None:
+    made = perform(Run(method=Antidote().arms()[arm], mode="double-lora", n=20, ratio=0.2), setting)
     assert made["status"] == "ok"
     assert {"pruned_fraction", "update_norm_ratio", "harmful_loss_rise", "task_loss_rise"} <= set(made["mechanisms"])
 
@@ -366,6 +365,7 @@ def test_default_is_a_value_of_the_sweep() -> None:
     assert len(Antidote.values) >= 4
 
 
+@pytest.mark.slow
 def test_study_in_miniature(setting: Setting, tmp_path: Path) -> None:
     found = AntidoteTradeoff(alphas=(0.1, 0.5, 1.0), n=20, ratio=0.2).measure(Lab(setting, 0, tmp_path))
     assert set(found.findings) == set(SAYS)
