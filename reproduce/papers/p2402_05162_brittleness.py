@@ -20,7 +20,7 @@ from reproduce.model import Weights, load_weights
 from reproduce.papers.p2310_03693_qi import Qi
 from reproduce.probes import mean_loss
 from reproduce.run import Run
-from reproduce.state import Batch, Cost, State
+from reproduce.state import Batch, State
 from reproduce.tradeoff import Point, saving_at_equal
 
 SAMPLES = 128  # calibration pairs of each kind (authors' code)
@@ -94,12 +94,12 @@ class Freeze(Method):
         whole = sum(float(d.square().sum()) for d in update.values())
         _put_back(s)
         everything = sum(p.numel() for p in s.params())
+        with s.uncounted():
+            user_loss = mean_loss(s, s.batch(s.streams["user"].examples[:PROBED]))
         s.memo["mechanisms"] = {
-            "frozen_fraction": share(frozen),
+            "frozen_fraction": share(frozen), "undone_update_share": inside / max(whole, 1e-30), "user_loss": user_loss,
             "frozen_fraction_of_all": sum(int(m.sum()) for m in frozen.values()) / everything,
-            "undone_update_share": inside / max(whole, 1e-30),
-            "user_loss": mean_loss(replace(s, cost=Cost()), s.batch(s.streams["user"].examples[:PROBED])),
-        }
+        }  # fmt: skip
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from reproduce.probes import mean_loss
 from reproduce.protocol import Mode
 from reproduce.record import Record
 from reproduce.run import Run
-from reproduce.state import Cost, State
+from reproduce.state import State
 from reproduce.tradeoff import Point, saving_at_equal
 
 PROBED = 64  # held-out examples of the loss rises
@@ -165,9 +165,9 @@ class Antidote(Method):
 
     def _losses(self, s: State) -> dict[str, float]:
         """Loss on held-out harmful answers and on the task, outside the method's cost."""
-        measuring = replace(s, cost=Cost())
         held_out = {"harmful": s.pools.harmful_validation, "task": self._task(s)}
-        return {name: mean_loss(measuring, s.batch(examples[:PROBED])) for name, examples in held_out.items()}
+        with s.uncounted():
+            return {name: mean_loss(s, s.batch(examples[:PROBED])) for name, examples in held_out.items()}
 
 
 def pruned_count(alpha: float, columns: int) -> int:
