@@ -50,6 +50,12 @@ def measure(test: MetricTest, paper: str, found: Sequence[Cell]) -> list[Contras
     return measured
 
 
+def paired(left: Cell, right: Cell, metric: str) -> Estimate | None:
+    """Left minus right in one metric, paired by prompt and seed; None when they share no seed that has it."""
+    ours, theirs = left.outcomes(metric), right.outcomes(metric)
+    return effects.difference(ours, theirs) if ours.keys() & theirs.keys() else None
+
+
 def _side(name: str, paper: str, test: MetricTest, found: Iterable[Cell]) -> Iterable[Cell]:
     for cell in found:
         if name in ("sft", "aligned", "non-aligned"):
@@ -81,8 +87,7 @@ def _estimate(test: MetricTest, left: tuple[Cell, str], right: tuple[Cell, str])
     plain = "aligned" not in (left[1], right[1]) and test.scale == "points"
     name = PROPORTIONS.get(test.metric)
     if name and plain:
-        ours, theirs = left[0].outcomes(name), right[0].outcomes(name)
-        return effects.difference(ours, theirs) if ours.keys() & theirs.keys() else None
+        return paired(left[0], right[0], name)
     ours_by_seed, theirs_by_seed = (_by_seed(cell, side, test.metric) for cell, side in (left, right))
     shared = sorted(ours_by_seed.keys() & theirs_by_seed.keys())
     pairs = [(ours_by_seed[seed], theirs_by_seed[seed]) for seed in shared]

@@ -35,7 +35,8 @@ class Failure:
 class Cell:
     """One arm under one condition, over its seeds; proportions are 0–1.
 
-    `versus_sft` pairs each metric with the SFT twin and is empty for SFT itself and where no twin was run.
+    `twin` is SFT under the same condition and `versus_sft` pairs each metric with it; None and empty for SFT itself
+    and where no twin was run.
     """
 
     paper: str
@@ -50,6 +51,7 @@ class Cell:
     before: dict[str, Estimate]
     mechanisms: dict[str, Estimate]
     versus_sft: dict[str, Estimate] = field(default_factory=dict)
+    twin: "Cell | None" = field(default=None, repr=False)
 
     @property
     def attack(self) -> dict[str, Any]:
@@ -187,7 +189,7 @@ def _paired(cell: Cell, twin: Cell | None) -> Cell:
         for name in METRICS
         if cell.outcomes(name).keys() & twin.outcomes(name).keys()
     }
-    return replace(cell, versus_sft=gaps)
+    return replace(cell, versus_sft=gaps, twin=twin)
 
 
 def _row(cell: Cell) -> dict[str, Any]:
