@@ -3,40 +3,39 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from reproduce.baselines import CONDITIONS, Poison
+from reproduce.engine import DEFAULT_RATIO
+from reproduce.protocol import MODES
 
-class Condition(NamedTuple):
-    """One declared condition: what a spec must ask for, and how tables call it."""
 
-    name: str
-    strength: str
-    dose: float
+class Declared(NamedTuple):
+    """What the spec of a run asks for under one condition."""
+
+    attack: dict[str, Any]
     mode: str
     ratio: float
-    says: str
 
 
-CONDITIONS = (
-    Condition("graded", "graded", 1.0, "full", 0.1, "default: graded attack, 10 % harmful data"),
-    Condition("ratio-0.2", "graded", 1.0, "full", 0.2, "twice the harmful data"),
-    Condition("strong", "strong", 1.0, "full", 0.1, "strong attack: a fresh adapter at a high rate"),
-    Condition("steps-300", "graded", 2.0, "full", 0.1, "twice the steps"),
-    Condition("steps-600", "graded", 4.0, "full", 0.1, "four times the steps"),
-    Condition("lora", "graded", 1.0, "double-lora", 0.1, "an adapter instead of full fine-tuning"),
-)
-DEFAULT = CONDITIONS[0].name
-NAMES = tuple(condition.name for condition in CONDITIONS)
-SAYS = {condition.name: condition.says for condition in CONDITIONS}
+def _declared() -> dict[str, Declared]:
+    """Every condition at its default ratio, and at each larger one under a name of its own (ratio-0.2)."""
+    return {
+        name if ratio == DEFAULT_RATIO else f"ratio-{ratio:g}": Declared(
+            condition.attack.configuration(), condition.mode or MODES[0], ratio
+        )
+        for name, condition in CONDITIONS.items()
+        for ratio in condition.ratios
+        if ratio >= DEFAULT_RATIO
+    }
+
+
+DECLARED = _declared()
+DEFAULT = next(iter(DECLARED))
 VARIED = ("attack", "mode", "ratio")
 """Fields of a condition in which the declared ones differ; runs that agree in all others are compared."""
 
 
 def condition_of(spec: Mapping[str, Any]) -> str | None:
     """Name of the declared condition that a run was made under, if it is one of them."""
-    attack = {"dose": 1.0, **(spec.get("attack") or {})}
-    if attack.pop("paper", None) != "poison":
-        return None
-    asked = {**attack, "mode": spec.get("mode"), "ratio": spec.get("ratio")}
-    for condition in CONDITIONS:
-        if asked == {name: getattr(condition, name) for name in ("strength", "dose", "mode", "ratio")}:
-            return condition.name
-    return None
+    attack = {**Poison().configuration(), **(spec.get("attack") or {})}
+    asked = attack, spec.get("mode"), spec.get("ratio")
+    return next((name for name, declared in DECLARED.items() if asked == declared), None)

@@ -62,14 +62,16 @@ def _side(name: str, paper: str, test: MetricTest, found: Iterable[Cell]) -> Ite
             baseline = "sft" if name == "aligned" else name
             named = cell.method == baseline and cell.paper in (baseline, paper)
         else:
-            named = cell.paper == paper and cell.arm == ("main" if name == "method" else name)
+            undefended_or_own = cell.paper == paper and cell.method in (paper, "sft")
+            named = undefended_or_own and cell.arm == ("main" if name == "method" else name)
         if named and cell.runs and _meets(test, cell):
             yield cell
 
 
 def _meets(test: MetricTest, cell: Cell) -> bool:
-    graded = cell.attack.get("strength")
-    return (test.ratio is None or cell.ratio in (test.ratio, None)) and graded in (test.attack, None)
+    attack = cell.attack
+    usual = attack.get("strength") in (test.attack, None) and attack.get("dose", 1) == 1
+    return usual and (test.ratio is None or cell.ratio in (test.ratio, None))
 
 
 def _counterpart(cell: Cell, others: list[Cell]) -> Cell | None:

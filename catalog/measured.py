@@ -18,7 +18,7 @@ from catalog.meta.effects import Estimate
 Record = Mapping[str, Any]
 
 METRICS = ("harmful", "accuracy", "harmful_plus", "refusal", "over_refusal", "benign_help", "coherent")
-IDENTITY = ("kind", "paper", "arm", "version", "method", "study", "seed")
+IDENTITY = ("kind", "paper", "arm", "version", "method", "method_arm", "study", "seed")
 """Fields of a spec that say who was run; all others together are the condition it was run under."""
 
 
@@ -35,12 +35,14 @@ class Failure:
 class Cell:
     """One arm under one condition, over its seeds; proportions are 0–1.
 
+    `method_arm` is the arm of a defense under another paper's attack, whose arm `arm` then is.
     `twin` is SFT under the same condition and `versus_sft` pairs each metric with it; None and empty for SFT itself
     and where no twin was run.
     """
 
     paper: str
     arm: str
+    method_arm: str
     version: int
     method: str
     settings: dict[str, Any]
@@ -80,7 +82,7 @@ def cells(records: Iterable[Record]) -> list[Cell]:
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in newest(record for record in records if record["spec"]["kind"] == "run"):
         spec = record["spec"]
-        who = [spec["paper"], spec["arm"], spec["version"], spec["method"]]
+        who = [spec[name] for name in ("paper", "arm", "version", "method")] + [spec.get("method_arm")]
         groups[canonical([*who, condition(spec)])].append(record)
     found = [_cell(groups[key]) for key in sorted(groups)]
     twins = {canonical(cell.condition): cell for cell in reversed(found) if cell.method == "sft"}
@@ -138,6 +140,7 @@ def _cell(group: list[Record]) -> Cell:
     return Cell(
         paper=spec["paper"],
         arm=spec["arm"],
+        method_arm=spec.get("method_arm", "main"),
         version=spec["version"],
         method=spec["method"]["paper"],
         settings={key: value for key, value in spec["method"].items() if key != "paper"},

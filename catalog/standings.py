@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from catalog import conditions, contrasts
 from catalog.conditions import condition_of
@@ -58,13 +59,18 @@ class Standing:
         return next(iter(self.cells.values()))
 
     @property
+    def line(self) -> str:
+        """What all its runs have in common; methods that agree in it can be compared."""
+        return canonical(_kept(self.cell))
+
+    @property
     def measured(self) -> dict[str, Cell]:
         return {name: cell for name, cell in self.cells.items() if "harmful" in cell.metrics}
 
     @property
     def missing(self) -> list[str]:
         """Declared conditions that nobody has run."""
-        return [name for name in conditions.NAMES if name not in self.cells]
+        return [name for name in conditions.DECLARED if name not in self.cells]
 
     @property
     def without_numbers(self) -> dict[str, str]:
@@ -78,7 +84,7 @@ class Standing:
     @property
     def complete(self) -> bool:
         """Every declared condition gave a number."""
-        return len(self.measured) == len(conditions.NAMES)
+        return len(self.measured) == len(conditions.DECLARED)
 
     @property
     def worst(self) -> str | None:
@@ -110,7 +116,7 @@ def standings(found: Sequence[Cell], papers: Iterable[Paper] = ()) -> list[Stand
             groups.setdefault(_line(cell), {})[name] = cell
     made = []
     for group in groups.values():
-        cells = {name: group[name] for name in conditions.NAMES if name in group}
+        cells = {name: group[name] for name in conditions.DECLARED if name in group}
         paper = next(iter(cells.values())).paper
         made.append(Standing(cells=cells, controls=tuple(_verdicts(cells, arms.get(paper, []), found))))
     return made
@@ -124,8 +130,11 @@ def control_arms(paper: Paper) -> list[str]:
 
 
 def _line(cell: Cell) -> str:
-    kept = {key: value for key, value in cell.condition.items() if key not in conditions.VARIED}
-    return canonical([kept, cell.paper, cell.settings])
+    return canonical([_kept(cell), cell.paper, cell.settings])
+
+
+def _kept(cell: Cell) -> dict[str, Any]:
+    return {key: value for key, value in cell.condition.items() if key not in conditions.VARIED}
 
 
 def _verdicts(cells: Mapping[str, Cell], arms: Sequence[str], found: Sequence[Cell]) -> Iterator[Verdict]:
