@@ -56,6 +56,19 @@ def paired(left: Cell, right: Cell, metric: str) -> Estimate | None:
     return effects.difference(ours, theirs) if ours.keys() & theirs.keys() else None
 
 
+def mechanisms(cell: Cell) -> dict[str, Estimate]:
+    """Each mechanism statistic minus that of the SFT twin, seed by seed; empty without a twin."""
+    if cell.twin is None:
+        return {}
+    ours, theirs = ({run["spec"]["seed"]: run["mechanisms"] for run in side.runs} for side in (cell, cell.twin))
+    found: dict[str, list[float]] = {}
+    for seed in sorted(ours.keys() & theirs.keys()):
+        for name, value in ours[seed].items():
+            if value is not None and theirs[seed].get(name) is not None:
+                found.setdefault(name, []).append(value - theirs[seed][name])
+    return {name: effects.over_seeds(gaps) for name, gaps in found.items()}
+
+
 def _side(name: str, paper: str, test: MetricTest, found: Iterable[Cell]) -> Iterable[Cell]:
     for cell in found:
         if name in ("sft", "aligned", "non-aligned"):

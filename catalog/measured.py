@@ -68,6 +68,28 @@ class Cell:
     def seeds(self) -> int:
         return len(self.runs)
 
+    @property
+    def combined(self) -> list[str]:
+        """Slugs of the defenses deployed together; empty for a single one."""
+        return self.method.split("+") if "+" in self.method else []
+
+    @property
+    def swept(self) -> tuple[str, float] | None:
+        """Knob and value of an arm of a sweep (`rho=5`)."""
+        knob, mark, value = self.arm.partition("=")
+        return (knob, float(value)) if mark else None
+
+    @property
+    def borrowed(self) -> bool:
+        """Is this a defense under the own attack of another paper, whose record it is?"""
+        return self.paper != self.method and self.method not in ("sft", "non-aligned")
+
+    @property
+    def steps(self) -> int | None:
+        """Fine-tuning steps, from the recorded curves; None when none was recorded."""
+        last = {run["curves"]["step"][-1] for run in self.runs if run.get("curves", {}).get("step")}
+        return int(last.pop()) if len(last) == 1 else None
+
     def outcomes(self, name: str) -> dict[int, str]:
         """Outcome string of each seed that has this metric."""
         return {run["spec"]["seed"]: run["metrics"][name]["outcomes"] for run in self.runs if name in run["metrics"]}
