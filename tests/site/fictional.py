@@ -351,7 +351,9 @@ class World:
         moth = {"paper": "moth-attack", "level": "explicit"}
         bare = {"arm": "explicit", "attack": moth, "ratio": None, "n": None, "task": None}
         self.run("moth-attack", -0.8, **bare, **rho)
-        self.fail("moth-attack", "not-applicable", "the attacker owns the loop", method={"paper": "night-watch"}, **bare)
+        self.fail(
+            "moth-attack", "not-applicable", "the attacker owns the loop", method={"paper": "night-watch"}, **bare
+        )
 
 
 def cost(spec: dict) -> dict:

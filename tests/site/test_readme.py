@@ -62,6 +62,23 @@ def test_numbers_are_those_of_the_records(root):
         assert f"| {cells[0]} | {cells[1]} |" in table
 
 
+def test_the_worst_case_of_each_defense_stands_with_its_condition_and_how_many_were_run(root):
+    table = readme.regions(root)["taxonomy"]
+    told = {}
+    for paper, dose in (("plaster-cast", "strong"), ("night-watch", "strong"), ("sft", "strong")):
+        marks = {}
+        for path in (root / "reproduce/results/micro" / paper).glob("*.json"):
+            spec = (known := json.loads(path.read_text()))["spec"]
+            usual = spec["ratio"] == 0.1 and spec["mode"] == "full" and known["status"] == "ok"
+            if usual and spec["attack"]["strength"] == dose:
+                marks[spec["seed"]] = known["metrics"]["harmful"]["outcomes"]
+        value = effects.arm(marks)
+        told[paper] = f"{100 * value.value:.0f} [{100 * value.low:.0f}, {100 * value.high:.0f}] (60 × 3) {dose}"
+    assert f"| {told['plaster-cast']}, 6 of 6 |" in table
+    assert f"| {told['night-watch']}, 3 of 6 |" in table
+    assert f"worst {told['sft']}, 6 of 6)" in table
+
+
 def test_drift_names_what_changed_and_the_fix(root):
     readme.write(root)
     (root / "README.md").write_text((root / "README.md").read_text().replace("8 papers", "9 papers"))
