@@ -151,7 +151,7 @@ def _mechanism(atlas: Atlas, cells: list[Cell], figures: Path, stem: str) -> Mec
     names = list(dict.fromkeys(name for cell in shown for name in cell.mechanisms if name != "learning_rate"))
     columns = [(atlas.who(cell), cell.mechanisms) for cell in shown]
     main = [cell for cell in shown if cell.arm == "main" or cell.method == "sft"]
-    compared = next((cell for cell in shown if cell.arm == "main" and cell.twin), None)
+    compared = next((cell for cell in shown if cell.arm == "main" and cell.twin and cell.method not in BASELINES), None)
     if compared:
         place = shown.index(compared) + 1
         columns.insert(place, (f"{atlas.who(compared)} minus SFT", contrasts.mechanisms(compared)))

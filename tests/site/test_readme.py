@@ -50,7 +50,8 @@ def test_numbers_are_those_of_the_records(root):
         for path in (root / "reproduce/results/micro" / paper).glob("*.json"):
             record = json.loads(path.read_text())
             spec = record["spec"]
-            graded = spec["attack"]["strength"] == "graded" and spec["ratio"] == 0.1 and spec["mode"] == mode
+            graded = spec["attack"] == {"paper": "poison", "strength": "graded", "dose": 1.0}
+            graded = graded and (spec["arm"], spec["ratio"], spec["mode"]) == ("main", 0.1, mode)
             for name in marks if graded and record["status"] == "ok" else ():
                 marks[name][spec["seed"]] = record["metrics"][name]["outcomes"]
         cells = []
@@ -67,7 +68,7 @@ def test_the_worst_case_of_each_defense_stands_with_its_condition_and_how_many_w
     told = {}
     for paper, dose in (("plaster-cast", "strong"), ("night-watch", "strong"), ("sft", "strong")):
         marks = {}
-        for path in (root / "reproduce/results/micro" / paper).glob("*.json"):
+        for path in sorted((root / "reproduce/results/micro" / paper).glob("*.json")):
             spec = (known := json.loads(path.read_text()))["spec"]
             usual = spec["ratio"] == 0.1 and spec["mode"] == "full" and known["status"] == "ok"
             if usual and spec["attack"]["strength"] == dose:
