@@ -40,7 +40,7 @@ class Freeze(Method):
     paper = "brittleness-pruning-lowrank"
     stage = Stage.FINE_TUNING
     knob: ClassVar[str] = "fraction"
-    values: ClassVar[tuple[float, ...]] = (0.1, 0.2, 0.3, 0.5, 0.7)
+    values: ClassVar[tuple[float, ...]] = (0.1, 0.3, 0.5, 0.7)
     fraction: float = 0.5  # q, share of each linear weight (Table 3: 10 to 70 % of them, 9.61 to 67.27 % of all)
     spare: float = 0.0  # p, top share for utility that is taken out (sec. 3: the set difference; Table 3: none)
     score: Literal["snip", "wanda"] = "snip"
