@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -30,8 +30,8 @@ class Ldifs(Method):
     paper = "ldifs"
     stage = Stage.FINE_TUNING
     knob = "alpha"
-    values: ClassVar[tuple[float, ...]] = (10.0, 100.0, 1000.0, 10000.0)
-    alpha: float = 10.0  # weight of the distance (authors' code: 10)
+    values = (10.0, 100.0, 1000.0, 10000.0)
+    alpha: float = 1000.0  # weight of the distance (authors' code: 10; ours: reproduce/tuning)
     norm: Norm = (
         "token"  # axis of the norm; the code's axis 1 is the token axis of a transformer, the channel of images
     )

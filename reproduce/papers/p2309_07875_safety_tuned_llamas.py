@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import torch
 
@@ -25,8 +25,8 @@ class SafetyTunedLlamas(Method):
     paper = "safety-tuned-llamas"
     stage = Stage.FINE_TUNING
     knob = "share"
-    values: ClassVar[tuple[float, ...]] = (0.015, 0.025, 0.05, 0.1)
-    share: float = 0.025  # of the training set (paper: N = 100 to 2000 beside 20 000; 500, "3 %", stands out)
+    values = (0.015, 0.025, 0.05, 0.1)
+    share: float = 0.1  # of the training set (paper: N = 100 to 2000 beside 20 000; 500, "3 %"; ours: reproduce/tuning)
     budget: Literal["added", "replacing", "same-steps"] = "added"  # on top; for random user samples; in SFT's steps
     content: Literal["safety", "benign"] = "safety"  # benign: the dilution control
     origin: Literal["aligned", "base"] = "aligned"  # base: the paper's own protocol
@@ -38,10 +38,10 @@ class SafetyTunedLlamas(Method):
         return self.origin == "aligned"
 
     def arms(self) -> dict[str, Self]:
-        base = replace(self, origin="base", instructions=2000)
+        base = replace(self, origin="base", instructions=2000, share=0.025)
         return {
             "main": self,
-            "ten-percent": replace(self, share=0.1),
+            "three-percent": replace(self, share=0.025),
             "replacing": replace(self, budget="replacing"),
             "same-steps": replace(self, budget="same-steps"),
             "benign-data": replace(self, content="benign"),

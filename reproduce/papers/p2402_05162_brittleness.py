@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,8 @@ class Freeze(Method):
 
     paper = "brittleness-pruning-lowrank"
     stage = Stage.FINE_TUNING
-    knob: ClassVar[str] = "fraction"
-    values: ClassVar[tuple[float, ...]] = (0.1, 0.3, 0.5, 0.7)
+    knob = "fraction"
+    values = (0.1, 0.3, 0.5, 0.7)
     fraction: float = 0.5  # q, share of each linear weight (Table 3: 10 to 70 % of them, 9.61 to 67.27 % of all)
     spare: float = 0.0  # p, top share for utility that is taken out (sec. 3: the set difference; Table 3: none)
     score: Literal["snip", "wanda"] = "snip"

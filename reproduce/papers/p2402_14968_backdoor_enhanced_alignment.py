@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from reproduce.api import Method, Stage
 from reproduce.data import Example, Pair, Pools, derived_rng
@@ -28,7 +28,7 @@ class BackdoorAlign(Method):
     paper = "backdoor-enhanced-alignment"
     stage = Stage.FINE_TUNING
     knob = "length"
-    values: ClassVar[tuple[float, ...]] = (4, 8, 16, 32)
+    values = (4, 8, 16, 32)
     length: int = 16  # words of the trigger (paper: 150 tokens of 512; tried 10 to 250); 0: the same data without it
     safety: int = 11  # examples, one a category until all have one (paper: 11 for 100 harmful)
     repeats: int = 1  # of each safety example (paper: 1)

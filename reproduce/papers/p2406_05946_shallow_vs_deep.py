@@ -32,7 +32,7 @@ class ShallowVsDeep(Method):
     stage = Stage.FINE_TUNING
     knob = "beta"
     values = (0.01, 0.03, 0.1, 0.3)
-    beta: float = 0.1  # beta_t of late tokens (App. B; code: --beta)
+    beta: float = 0.01  # beta_t of late tokens (App. B: 0.1; code: --beta; ours: reproduce/tuning)
     first: float = 5.0  # beta_1 / beta: 0.5 (code: --first_token_bias_factor)
     early: float = 20.0  # beta_t / beta for t = 2 ... length: 2.0 (code: --bias_factor)
     length: int = 5  # early tokens, the first included (code: --bias_length)
@@ -60,14 +60,15 @@ class ShallowVsDeep(Method):
         unconstrained = replace(self, beta=0.0)
         return {
             "main": self,
+            "paper-beta": replace(self, beta=0.1),
             "uniform-low": replace(uniform, beta=0.1),  # Table 8
             "uniform-mid": replace(uniform, beta=0.5),
             "uniform-high": replace(uniform, beta=2.0),
-            "first-strong": replace(self, first=self.early),  # where a refusal is recognised by one token
+            "first-strong": replace(self, beta=0.1, first=self.early),  # where a refusal is recognised by one token
             "default-adam": replace(self, beta1=0.9),
             "sft-beta1": unconstrained,
             "augmentation": replace(unconstrained, beta1=0.9, recovery=True),  # Table 10
-            "augmentation-constrained": replace(self, recovery=True),
+            "augmentation-constrained": replace(self, beta=0.1, recovery=True),
         }
 
     def start(self, s: State) -> None:

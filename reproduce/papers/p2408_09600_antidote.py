@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from scipy.stats import spearmanr
@@ -47,8 +47,8 @@ class Antidote(Method):
 
     paper = "antidote"
     stage = Stage.POST_FINE_TUNING
-    knob: ClassVar[str] = "alpha"
-    values: ClassVar[tuple[float, ...]] = (0.02, 0.05, 0.1, 0.2)
+    knob = "alpha"
+    values = (0.02, 0.05, 0.1, 0.2)
     alpha: float = 0.05  # share of a row that is pruned, rounded up to whole entries (code: 0.01 to 0.25, by task)
     samples: int = 2000  # re-alignment pairs, at most (code: 2000)
     score: Literal["wanda", "magnitude", "random"] = "wanda"  # random: as many entries of each tensor, anywhere
