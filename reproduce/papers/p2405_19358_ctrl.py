@@ -44,7 +44,7 @@ class Ctrl(Method):
     keep: int = 2  # k wordings survive a round (Table 9: 3)
     temperatures: tuple[float, ...] = (0.2, 0.6, 1.0)  # Table 9: 0.2 to 1.0 in steps of 0.2, the same for top-p
     top_ps: tuple[float, ...] = (0.2, 0.6, 1.0)
-    gate: float = 0.8  # least share of the original's readability and helpfulness (the paper's was not seen)
+    gate: float = 0.5  # least share of the original's readability and helpfulness (the paper's was not seen)
     shortest: float = 0.5  # least share of the original's words (ours: low perplexity is cheap for short texts)
     select: Literal["perplexity", "random", "greedy", "original"] = "perplexity"  # the others are controls
     mode: Literal["replace", "append"] = "replace"
