@@ -164,6 +164,7 @@ def premise(s: State) -> dict[str, float]:
     }  # fmt: skip
 
 
+@torch.no_grad()
 def perplexities(s: State, examples: Sequence[Example]) -> list[float]:
     """exp of the mean negative log-likelihood of each answer given its prompt, end mark included."""
     chunks = (examples[i : i + BATCH] for i in range(0, len(examples), BATCH))

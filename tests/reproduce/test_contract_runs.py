@@ -22,8 +22,10 @@ from reproduce.papers.p2402_01109_vaccine import Vaccine
 from reproduce.papers.p2402_14968_backdoor_enhanced_alignment import BackdoorAlign
 from reproduce.papers.p2402_18540_ptst import Ptst
 from reproduce.papers.p2405_09055_somf import Somf
+from reproduce.papers.p2405_14577_repnoise import RepNoise
 from reproduce.papers.p2405_16833_safe_lora import SafeLora
 from reproduce.papers.p2405_18641_lisa import Lisa
+from reproduce.papers.p2405_19358_ctrl import Ctrl
 from reproduce.papers.p2406_05946_shallow_vs_deep import ShallowVsDeep
 from reproduce.protocol import MODES, Mode
 from reproduce.run import Run, Setting, perform
@@ -63,6 +65,12 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (Somf(steps=0, export="mean"), "full"),
     (Somf(steps=0, export="mean"), "double-lora"),
     (Somf(steps=0, export="mean"), "single-lora"),
+    (RepNoise(pairs=0), "full"),
+    (RepNoise(pairs=0), "double-lora"),
+    (RepNoise(pairs=0), "single-lora"),
+    (Ctrl(rate=0.0), "full"),
+    (Ctrl(rate=0.0), "double-lora"),
+    (Ctrl(rate=0.0), "single-lora"),
 ]
 SERVING: tuple[type[Method], ...] = (Ptst,)  # the weights are those of plain fine-tuning; the model is asked otherwise
 
