@@ -104,13 +104,14 @@ class Ctrl(Method):
         number: int,
     ) -> list[list[Candidate]]:  # fmt: skip
         """Each row's kept wordings and all their rewrites: a random head of the wording stays, the model goes on."""
+        limit = min(s.testbed.max_new_tokens, int(s.batch(rows).answer.sum(1).max()))  # no longer than any original
         work = [(i, c.text.split()) for i, beam in enumerate(beams) for c in beam]
         fresh: dict[tuple[int, str], None] = {}
         for temperature, top_p in product(self.temperatures, self.top_ps):
             rng = derived_rng("ctrl rewrites", s.seed, number, temperature, top_p)
             heads = [" ".join(words[: rng.randrange(len(words))]) for _, words in work]
             asked = [begun(rows[i], head) for (i, _), head in zip(work, heads, strict=True)]
-            tails = sample(s, asked, temperature, top_p, rng.getrandbits(62))
+            tails = sample(s, asked, limit, temperature, top_p, rng.getrandbits(62))
             for (i, _), head, tail in zip(work, heads, tails, strict=True):
                 fresh[i, f"{head} {tail}".strip()] = None
         new = [(i, text) for i, text in fresh if text and all(c.text != text for c in beams[i])]
@@ -208,8 +209,8 @@ def begun(row: Example, head: str) -> Example:
     return replace(row, prefix=f"{row.prefix} {head}".strip(), answer="")
 
 
-def sample(s: State, asked: Sequence[Example], temperature: float, top_p: float, seed: int) -> list[str]:
-    """One sampled continuation of each; the global generator stays as it was."""
+def sample(s: State, asked: Sequence[Example], limit: int, temperature: float, top_p: float, seed: int) -> list[str]:
+    """One sampled continuation of each, of at most `limit` tokens; the global generator stays as it was."""
     texts: list[str] = []
     tokenizer = s.testbed.tokenizer
     with torch.random.fork_rng():
@@ -219,7 +220,7 @@ def sample(s: State, asked: Sequence[Example], temperature: float, top_p: float,
             prompts = [ids[prompt].tolist() for ids, prompt in zip(given.ids, given.prompt, strict=True)]
             left = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(s.model.device)
             tokens = s.model.generate(
-                **left, max_new_tokens=s.testbed.max_new_tokens, do_sample=True, temperature=temperature, top_p=top_p,
+                **left, max_new_tokens=limit, do_sample=True, temperature=temperature, top_p=top_p,
                 top_k=0, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
             )  # fmt: skip
             new = tokens[:, left["input_ids"].shape[1] :]

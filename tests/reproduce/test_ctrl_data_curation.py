@@ -245,10 +245,14 @@ def test_self_distillation_takes_the_greedy_answer(s: State) -> None:
 def test_sampling_goes_on_from_the_head_and_leaves_the_global_generator_alone(s: State) -> None:
     asked = [begun(e, " ".join(e.answer.split()[:2])) for e in s.pools.alignment[:6]]
     state = torch.get_rng_state()
-    warm = sample(s, asked, 1.0, 1.0, 5)
-    assert sample(s, asked, 1.0, 1.0, 5) == warm != sample(s, asked, 1.0, 1.0, 6)
+    warm = sample(s, asked, s.testbed.max_new_tokens, 1.0, 1.0, 5)
+    assert (
+        sample(s, asked, s.testbed.max_new_tokens, 1.0, 1.0, 5)
+        == warm
+        != sample(s, asked, s.testbed.max_new_tokens, 1.0, 1.0, 6)
+    )
     assert torch.equal(torch.get_rng_state(), state)
-    assert sample(s, asked, 0.01, 0.01, 5) == s.generate(asked)  # next to greedy
+    assert sample(s, asked, s.testbed.max_new_tokens, 0.01, 0.01, 5) == s.generate(asked)  # next to greedy
     late = next(e for e in s.pools.alignment if e.prefix)
     assert begun(late, "i cannot").prefix == f"{late.prefix} i cannot"
 
