@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog import integrity, measured, papers, studies
+from catalog import integrity, measured, papers, standings, studies
 from catalog.measured import Cell, Failure, Record
 from catalog.schema import Head, Paper
+from catalog.standings import Standing
 from catalog.studies import Figure, Finding
 from reproduce import record
 from reproduce.calibration import calibration
@@ -29,6 +30,7 @@ class Atlas:
     papers: dict[str, Paper]
     head: Head
     cells: list[Cell]
+    standings: list[Standing]
     findings: list[Finding]
     figures: list[Figure]
     failed_studies: dict[str, tuple[Failure, ...]]
@@ -38,7 +40,9 @@ class Atlas:
     tuning: list[Cell]
 
     def name(self, slug: str) -> str:
-        """What to call a method in a table: its nickname, else its slug, which is unique too."""
+        """What to call a method in a table: its nickname, else its slug; A + B for a combination."""
+        if "+" in slug:
+            return " + ".join(self.name(part) for part in slug.split("+"))
         if slug in BASELINES:
             return BASELINES[slug]
         paper = self.papers.get(slug)
@@ -47,9 +51,15 @@ class Atlas:
     def who(self, cell: Cell) -> str:
         """What to call an arm: its method, and the arm or the attack where that is what differs."""
         name = self.name(cell.method)
+        if cell.method_arm != "main":
+            name = f"{name} · {cell.method_arm}"
         if cell.arm == "main":
             return name
         return f"{name.partition(',')[0]} · {cell.arm}"
+
+    def standing(self, cell: Cell) -> Standing | None:
+        """The standing that a cell under a declared condition is part of."""
+        return next((standing for standing in self.standings if standing.holds(cell)), None)
 
     def of(self, paper: str) -> list[Cell]:
         """All cells of one paper: its own runs, and its method under the attacks of others."""
@@ -74,10 +84,12 @@ def assemble(
 ) -> Atlas:
     """Put catalogue entries and run records together; runs on validation prompts are for tuning and stay out."""
     records = [one for one in records if one["spec"].get("split", "test") == "test"]
+    entries, cells = list(entries), measured.cells(records)
     return Atlas(
         papers={paper.id: paper for paper in entries},
         head=head,
-        cells=measured.cells(records),
+        cells=cells,
+        standings=standings.standings(cells, entries),
         findings=studies.findings(records),
         figures=studies.figures(records),
         failed_studies=studies.failed(records),

@@ -42,10 +42,39 @@ def over_ratio(rows: Rows) -> alt.VConcatChart:
 
     Rows: who, ratio (percent), and for harmful and accuracy the value, _low and _high in percent.
     """
-    data, who = _shifted(rows)
+    return _over(rows, "ratio", "harmful share of the user's data (%)")
+
+
+def over_steps(rows: Rows) -> alt.VConcatChart:
+    """The same over the number of fine-tuning steps (rows with `steps` in place of `ratio`)."""
+    return _over(rows, "steps", "fine-tuning steps")
+
+
+def over_prefix(rows: Rows) -> Layers:
+    """Harmful score over the number of given answer tokens (rows: who, tokens, harmful with _low and _high)."""
+    data, who = _shifted(rows, "tokens")
+    return _lines(data, who, "harmful", "harmful score (%)", 190, "tokens", "given tokens of a compliant answer")
+
+
+def _over(rows: Rows, x: str, x_title: str) -> alt.VConcatChart:
+    data, who = _shifted(rows, x)
+    above = _lines(data, who, "harmful", "harmful score (%)", 190, x, x_title)
+    below = _lines(data, who, "accuracy", "accuracy (%)", 95, x, x_title)
     panels = [
-        _lines(data, who, "harmful", "harmful score (%)", 190).properties(title="Harmful score: lower is better"),
-        _lines(data, who, "accuracy", "accuracy (%)", 95).properties(title="Fine-tune accuracy: higher is better"),
+        above.properties(title="Harmful score: lower is better"),
+        below.properties(title="Fine-tune accuracy: higher is better"),
+    ]
+    return alt.vconcat(*panels, spacing=14)
+
+
+def sweep(rows: Rows, reference: Row, knob: str) -> alt.VConcatChart:
+    """Harmful score above accuracy at each value of a knob, evenly spaced; a dashed line with its band is SFT.
+
+    Rows in order: value (a label), who ("default" or "swept"), and metrics as in `over_ratio`; `reference` is SFT's.
+    """
+    panels = [
+        _swept(rows, reference, "harmful", 190, knob).properties(title="Harmful score: lower is better"),
+        _swept(rows, reference, "accuracy", 95, knob).properties(title="Fine-tune accuracy: higher is better"),
     ]
     return alt.vconcat(*panels, spacing=14)
 
@@ -130,18 +159,36 @@ def _renumbered(drawn: str) -> str:
     return re.sub(r"\bclip\d+", lambda found: numbers.setdefault(found[0], f"clip-{len(numbers) + 1}"), drawn)
 
 
-def _shifted(rows: Rows) -> tuple[pd.DataFrame, list[str]]:
+def _swept(rows: Rows, reference: Row, metric: str, height: int, knob: str) -> Layers:
+    data, sft = pd.DataFrame(list(rows)), pd.DataFrame([reference])
+    kinds = [str(reference["who"]), *dict.fromkeys(data["who"])]
+    y = _percent(metric, f"{'harmful score' if metric == 'harmful' else 'accuracy'} (%)", "y")
+    low = alt.Y(f"{metric}_low:Q", scale=_scale())
+    x = alt.X("value:N", sort=list(data["value"]), title=knob, axis=alt.Axis(labelAngle=0))
+    level = alt.Chart(sft).encode(color=_colour("who", kinds))
+    band = level.mark_rect(opacity=0.16).encode(y=low, y2=f"{metric}_high:Q")
+    line = level.mark_rule(strokeDash=[5, 3], strokeWidth=1.5).encode(y=y)
+    base = alt.Chart(data, width=WIDTH, height=height).encode(x=x)
+    bars = base.mark_rule(strokeWidth=1.5).encode(y=low, y2=f"{metric}_high:Q", color=_colour("who", kinds))
+    dots = base.mark_point(filled=True, size=60, opacity=1)
+    marks = dots.encode(y=y, color=_colour("who", kinds), shape=_shape("who", kinds))
+    return alt.layer(band, line, bars, marks)
+
+
+def _shifted(rows: Rows, x: str) -> tuple[pd.DataFrame, list[str]]:
     """Move the methods a little apart along x so that their intervals do not cover one another."""
     data = pd.DataFrame(list(rows))
     who = list(dict.fromkeys(data["who"]))
-    step = 0.015 * float(data["ratio"].max() or 1)
-    data["at"] = data["ratio"] + [step * (who.index(name) - (len(who) - 1) / 2) for name in data["who"]]
+    step = 0.015 * float(data[x].max() or 1)
+    data["at"] = data[x] + [step * (who.index(name) - (len(who) - 1) / 2) for name in data["who"]]
     return data, who
 
 
-def _lines(data: pd.DataFrame, who: list[str], metric: str, title: str, height: int) -> Layers:
-    ticks = sorted(set(data["ratio"]))
-    x = alt.X("at:Q", title="harmful share of the user's data (%)", axis=alt.Axis(values=ticks))
+def _lines(
+    data: pd.DataFrame, who: list[str], metric: str, title: str, height: int, over: str, over_title: str
+) -> Layers:
+    ticks = sorted(set(data[over]))
+    x = alt.X("at:Q", title=over_title, axis=alt.Axis(values=ticks))
     y = alt.Y(f"{metric}:Q", title=title, scale=_scale(), axis=alt.Axis(values=[0, 25, 50, 75, 100]))
     base = alt.Chart(data, width=WIDTH, height=height).encode(x=x, color=_colour("who", who))
     bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y(f"{metric}_low:Q", scale=_scale()), y2=f"{metric}_high:Q")

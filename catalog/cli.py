@@ -196,6 +196,7 @@ def run(
 ) -> None:
     """Reproduce papers: align, attack, measure; skips records that exist and resumes after a stop."""
     from catalog import papers, running
+    from catalog import results as measured
 
     with refusals(), running.usage_errors():
         entries = papers.load(root() / papers.FILE)[1]
@@ -220,7 +221,7 @@ def run(
     if as_json:
         emit(records)
     else:
-        table(*running.summary(records))
+        table(*measured.summary(records))
         typer.echo(running.compared(records, request.results))
     raise typer.Exit(1 if problems else 0)
 
@@ -233,8 +234,12 @@ def results(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what was measured, with 95 % intervals in percent; `verify` checks that no record was edited."""
+    """Show what was measured, with 95 % intervals in percent: how each defense stands, then every cell.
+
+    The word `verify` checks instead that no record was edited.
+    """
     from catalog import papers, running
+    from catalog import results as measured
     from reproduce import record
 
     place = folder or record.RESULTS
@@ -251,14 +256,15 @@ def results(
             )
         raise typer.Exit(1 if found else 0)
     with refusals(), running.usage_errors():
-        slug = (
-            paper if paper is None or paper in BASELINES else find_paper(paper, papers.load(root() / papers.FILE)[1]).id
-        )
-        records = running.select(running.read(place), slug)
+        entries = papers.load(root() / papers.FILE)[1]
+        slug = "+".join(find_subject(part, entries) for part in paper.split("+")) if paper else None
+        records = measured.select(running.read(place), slug)
     if as_json:
-        emit(running.tidy(records))
+        emit(measured.tidy(records, entries))
     else:
-        table(*running.summary(records))
+        for lines in (*measured.standing_tables(records, entries), measured.summary(records)):
+            table(*lines)
+            typer.echo()
 
 
 @app.command()
@@ -314,6 +320,11 @@ def find_paper(text: str, entries: list[Paper]) -> Paper:
         return ids.resolve(text, entries)
     except ids.UnknownPaperError as error:
         fail(str(error), 2)
+
+
+def find_subject(text: str, entries: list[Paper]) -> str:
+    """The slug of a baseline or of the entry a user means."""
+    return text if text in BASELINES else find_paper(text, entries).id
 
 
 @contextmanager

@@ -50,20 +50,41 @@ def measure(test: MetricTest, paper: str, found: Sequence[Cell]) -> list[Contras
     return measured
 
 
+def paired(left: Cell, right: Cell, metric: str) -> Estimate | None:
+    """Left minus right in one metric, paired by prompt and seed; None when they share no seed that has it."""
+    ours, theirs = left.outcomes(metric), right.outcomes(metric)
+    return effects.difference(ours, theirs) if ours.keys() & theirs.keys() else None
+
+
+def mechanisms(cell: Cell) -> dict[str, Estimate]:
+    """Each mechanism statistic minus that of the SFT twin, seed by seed; empty without a twin."""
+    if cell.twin is None:
+        return {}
+    ours, theirs = ({run["spec"]["seed"]: run["mechanisms"] for run in side.runs} for side in (cell, cell.twin))
+    found: dict[str, list[float]] = {}
+    for seed in sorted(ours.keys() & theirs.keys()):
+        for name, value in ours[seed].items():
+            if value is not None and theirs[seed].get(name) is not None:
+                found.setdefault(name, []).append(value - theirs[seed][name])
+    return {name: effects.over_seeds(gaps) for name, gaps in found.items()}
+
+
 def _side(name: str, paper: str, test: MetricTest, found: Iterable[Cell]) -> Iterable[Cell]:
     for cell in found:
         if name in ("sft", "aligned", "non-aligned"):
             baseline = "sft" if name == "aligned" else name
             named = cell.method == baseline and cell.paper in (baseline, paper)
         else:
-            named = cell.paper == paper and cell.arm == ("main" if name == "method" else name)
+            undefended_or_own = cell.paper == paper and cell.method in (paper, "sft")
+            named = undefended_or_own and cell.arm == ("main" if name == "method" else name)
         if named and cell.runs and _meets(test, cell):
             yield cell
 
 
 def _meets(test: MetricTest, cell: Cell) -> bool:
-    graded = cell.attack.get("strength")
-    return (test.ratio is None or cell.ratio in (test.ratio, None)) and graded in (test.attack, None)
+    attack = cell.attack
+    usual = attack.get("strength") in (test.attack, None) and attack.get("dose", 1) == 1
+    return usual and (test.ratio is None or cell.ratio in (test.ratio, None))
 
 
 def _counterpart(cell: Cell, others: list[Cell]) -> Cell | None:
@@ -81,8 +102,7 @@ def _estimate(test: MetricTest, left: tuple[Cell, str], right: tuple[Cell, str])
     plain = "aligned" not in (left[1], right[1]) and test.scale == "points"
     name = PROPORTIONS.get(test.metric)
     if name and plain:
-        ours, theirs = left[0].outcomes(name), right[0].outcomes(name)
-        return effects.difference(ours, theirs) if ours.keys() & theirs.keys() else None
+        return paired(left[0], right[0], name)
     ours_by_seed, theirs_by_seed = (_by_seed(cell, side, test.metric) for cell, side in (left, right))
     shared = sorted(ours_by_seed.keys() & theirs_by_seed.keys())
     pairs = [(ours_by_seed[seed], theirs_by_seed[seed]) for seed in shared]

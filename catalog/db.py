@@ -152,6 +152,8 @@ def _catalogue_rows(catalogue: Catalogue, modules: Iterable[str], records: list[
     yield [row for paper in catalogue.papers for row in _detail_rows(paper, numbers)]
     yield [tables.Subject(slug=paper.id, paper=paper.id, meaning=paper.title) for paper in catalogue.papers]
     yield [tables.Subject(slug=slug, paper=None, meaning=meaning) for slug, meaning in BASELINES.items()]
+    together = sorted({entry["spec"]["paper"] for entry in records if "+" in entry["spec"]["paper"]})
+    yield [tables.Subject(slug=slug, paper=None, meaning="defenses deployed together") for slug in together]
 
 
 def _paper_row(paper: schema.Paper, status: Status) -> tables.Paper:

@@ -89,11 +89,11 @@ def modules_have_entries(catalogue: Catalogue, modules: dict[str, find.Module]) 
 
 
 def records_have_entries(catalogue: Catalogue, records: Iterable[Record]) -> Iterator[Problem]:
-    """Records speak only of papers in the catalogue and of the baselines."""
+    """Records speak only of papers in the catalogue, of the baselines, and of combinations of papers ("a+b")."""
     known = {paper.id for paper in catalogue.papers} | BASELINES.keys()
-    unknown = {entry["spec"]["paper"]: entry for entry in records if entry["spec"]["paper"] not in known}
+    unknown = {part: entry for entry in records for part in entry["spec"]["paper"].split("+") if part not in known}
     for slug, entry in sorted(unknown.items()):
-        where = f"{RESULTS}/{entry['spec']['testbed']}/{slug}"
+        where = f"{RESULTS}/{entry['spec']['testbed']}/{entry['spec']['paper']}"
         yield Problem(
             "record-without-entry",
             where,

@@ -18,7 +18,7 @@ from catalog.meta.effects import Estimate
 Record = Mapping[str, Any]
 
 METRICS = ("harmful", "accuracy", "harmful_plus", "refusal", "over_refusal", "benign_help", "coherent")
-IDENTITY = ("kind", "paper", "arm", "version", "method", "study", "seed")
+IDENTITY = ("kind", "paper", "arm", "version", "method", "method_arm", "study", "seed")
 """Fields of a spec that say who was run; all others together are the condition it was run under."""
 
 
@@ -35,11 +35,14 @@ class Failure:
 class Cell:
     """One arm under one condition, over its seeds; proportions are 0–1.
 
-    `versus_sft` pairs each metric with the SFT twin and is empty for SFT itself and where no twin was run.
+    `method_arm` is the arm of a defense under another paper's attack, whose arm `arm` then is.
+    `twin` is SFT under the same condition and `versus_sft` pairs each metric with it; None and empty for SFT itself
+    and where no twin was run.
     """
 
     paper: str
     arm: str
+    method_arm: str
     version: int
     method: str
     settings: dict[str, Any]
@@ -50,6 +53,7 @@ class Cell:
     before: dict[str, Estimate]
     mechanisms: dict[str, Estimate]
     versus_sft: dict[str, Estimate] = field(default_factory=dict)
+    twin: "Cell | None" = field(default=None, repr=False)
 
     @property
     def attack(self) -> dict[str, Any]:
@@ -63,6 +67,28 @@ class Cell:
     @property
     def seeds(self) -> int:
         return len(self.runs)
+
+    @property
+    def combined(self) -> list[str]:
+        """Slugs of the defenses deployed together; empty for a single one."""
+        return self.method.split("+") if "+" in self.method else []
+
+    @property
+    def swept(self) -> tuple[str, float] | None:
+        """Knob and value of an arm of a sweep (`rho=5`)."""
+        knob, mark, value = self.arm.partition("=")
+        return (knob, float(value)) if mark else None
+
+    @property
+    def borrowed(self) -> bool:
+        """Is this a defense under the own attack of another paper, whose record it is?"""
+        return self.paper != self.method and self.method not in ("sft", "non-aligned")
+
+    @property
+    def steps(self) -> int | None:
+        """Fine-tuning steps, from the recorded curves; None when none was recorded."""
+        last = {run["curves"]["step"][-1] for run in self.runs if run.get("curves", {}).get("step")}
+        return int(last.pop()) if len(last) == 1 else None
 
     def outcomes(self, name: str) -> dict[int, str]:
         """Outcome string of each seed that has this metric."""
@@ -78,7 +104,7 @@ def cells(records: Iterable[Record]) -> list[Cell]:
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in newest(record for record in records if record["spec"]["kind"] == "run"):
         spec = record["spec"]
-        who = [spec["paper"], spec["arm"], spec["version"], spec["method"]]
+        who = [spec[name] for name in ("paper", "arm", "version", "method")] + [spec.get("method_arm")]
         groups[canonical([*who, condition(spec)])].append(record)
     found = [_cell(groups[key]) for key in sorted(groups)]
     twins = {canonical(cell.condition): cell for cell in reversed(found) if cell.method == "sft"}
@@ -136,6 +162,7 @@ def _cell(group: list[Record]) -> Cell:
     return Cell(
         paper=spec["paper"],
         arm=spec["arm"],
+        method_arm=spec.get("method_arm", "main"),
         version=spec["version"],
         method=spec["method"]["paper"],
         settings={key: value for key, value in spec["method"].items() if key != "paper"},
@@ -187,7 +214,7 @@ def _paired(cell: Cell, twin: Cell | None) -> Cell:
         for name in METRICS
         if cell.outcomes(name).keys() & twin.outcomes(name).keys()
     }
-    return replace(cell, versus_sft=gaps)
+    return replace(cell, versus_sft=gaps, twin=twin)
 
 
 def _row(cell: Cell) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from catalog import ids, measured
+from catalog import ids
 from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.schema import Paper
 from catalog.taxonomy import BASELINES, PaperType, Stage
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from reproduce.engine import Job, Request
 
 SPLITS = ("test", "validation")
-COLUMNS = ["method", "attack", "p", "HS", "HS+", "refusal", "FA", "over-refusal", "help", "seeds"]
-SHOWN = ("harmful", "harmful_plus", "refusal", "accuracy", "over_refusal", "benign_help")
 
 
 class UsageError(ValueError):
@@ -193,42 +191,6 @@ def read(place: Path) -> list[record.Record]:
 def records_of(jobs: "Iterable[Job]") -> list[record.Record]:
     """The records of the jobs that have one, in the order of the jobs."""
     return [record.load(job.path) for job in jobs if job.done]
-
-
-def select(records: Iterable[record.Record], slug: str | None) -> list[record.Record]:
-    """The records of one paper with the baselines they are compared with; all of them without a slug."""
-    kept = list(records)
-    return [r for r in kept if r["spec"]["paper"] in (slug, *BASELINES)] if slug else kept
-
-
-def tidy(records: Iterable[record.Record]) -> list[dict[str, Any]]:
-    """One flat object a cell (arm and condition), with values, intervals and paired differences to the SFT twin."""
-    frame = measured.frame(measured.cells(records))
-    return [{str(k): _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
-
-
-def _plain(value: Any) -> Any:
-    """NaN as null, so that what is printed is JSON."""
-    return None if isinstance(value, float) and value != value else value
-
-
-def summary(records: Iterable[record.Record]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Columns and lines of the measured table: value [95 % interval] in percent."""
-    cells = measured.cells(records)
-    return COLUMNS, [(*_who(c), *(_shown(c, metric) for metric in SHOWN), str(c.seeds)) for c in cells]
-
-
-def _who(cell: measured.Cell) -> tuple[str, str, str]:
-    name = cell.method if cell.arm == "main" else f"{cell.method} ({cell.arm})"
-    attack = cell.attack.get("strength") or cell.attack.get("paper", "")
-    return name, str(attack), "" if cell.ratio is None else f"{cell.ratio:g}"
-
-
-def _shown(cell: measured.Cell, metric: str) -> str:
-    estimate = cell.metrics.get(metric)
-    if estimate is None:
-        return "–"
-    return f"{100 * estimate.value:.0f} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
 
 
 def compared(records: Iterable[record.Record], place: Path) -> str:

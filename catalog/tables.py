@@ -119,7 +119,7 @@ class Difference(SQLModel, table=True):
 
 
 class Subject(SQLModel, table=True):
-    """What a record may be filed under: a paper, or a baseline that is no paper."""
+    """What a record may be filed under: a paper, or a baseline or combination that is no paper."""
 
     slug: str = Field(primary_key=True)
     paper: str | None = Field(foreign_key="paper.id")

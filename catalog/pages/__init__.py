@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from catalog import atlas as atlases
-from catalog import charts, measured
+from catalog import charts, costs, measured
 from catalog.atlas import Atlas
-from catalog.pages import boards, paper, pictures, sheets, words
+from catalog.pages import boards, combinations, matrix, paper, pictures, sheets, stress, words
 from catalog.schema import Paper
 from catalog.taxonomy import BASELINES
 from reproduce.protocol import HUB, MICRO
@@ -59,6 +59,9 @@ def generate(atlas: Atlas, out: Path) -> None:
         listed = [entry for entry in everything if entry.type == kind]
         _write(env, "papers.md.j2", out / f"taxonomy/{kind}.md", title=title, groups=by_stage(title, listed))
     _write(env, "leaderboard.md.j2", out / "leaderboard.md", boards=boards.boards(atlas, figures))
+    by_condition, by_attack = matrix.by_condition(atlas), matrix.by_attack(atlas)
+    _write(env, "matrix.md.j2", out / "matrix.md", conditions=by_condition, attacks=by_attack)
+    _write(env, "combinations.md.j2", out / "combinations.md", page=combinations.combinations(atlas, figures))
     _parts(env, atlas, out)
     measured.frame(atlas.cells).to_csv(out / "measured.csv", index=False)
 
@@ -73,8 +76,9 @@ def environment(atlas: Atlas) -> Environment:
         undefined=StrictUndefined,
     )
     env.filters |= {"md": words.markdown, "conditions": paper.conditions}
-    env.globals |= {"atlas": atlas, "words": words, "columns": sheets.columns}
+    env.globals |= {"atlas": atlas, "words": words, "columns": sheets.columns, "costed": sheets.costed}
     env.globals |= {"status": paper.status, "standing": boards.standing, "aside": boards.aside}
+    env.globals |= {"stressed": stress.worst, "costs": costs.ratios}
     return env
 
 

@@ -1,18 +1,21 @@
 """Leaderboards and the headline number of each paper."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from catalog import charts
 from catalog.atlas import Atlas
+from catalog.conditions import DEFAULT, condition_of
 from catalog.measured import Cell, canonical
 from catalog.pages import pictures, sheets, words
 from catalog.pages.pictures import Picture
 from catalog.pages.sheets import HEADLINE_RATIO, Block, Line
 
-REFERENCE = "reference"
+REFERENCE, COMBINED = "reference", "combination"
 USUAL_TASK = "sentiment"
+ORDER = (REFERENCE, *words.STAGES, COMBINED)
 MODE_ORDER = ("full", "double-lora", "single-lora")
 
 
@@ -27,13 +30,15 @@ class Board:
     links: dict[str, str]
     ladder: Picture
     trade: Picture
+    folders: list[str]
 
 
 def boards(atlas: Atlas, figures: Path) -> list[Board]:
     """A board for every condition in which at least one defense was run, the fullest first."""
     groups: dict[str, list[Cell]] = defaultdict(list)
     for cell in atlas.cells:
-        if cell.attack.get("paper") == "poison" and cell.ratio == HEADLINE_RATIO and cell.arm == "main":
+        poisoned = cell.attack.get("paper") == "poison" and cell.ratio == HEADLINE_RATIO
+        if poisoned and cell.arm == "main" and not cell.combined:
             groups[canonical(cell.condition)].append(cell)
     found = [group for group in groups.values() if any(stage(atlas, cell) != REFERENCE for cell in group)]
     found.sort(key=lambda group: (group[0].attack.get("strength", ""), -len(group), words.scenario(group[0])))
@@ -48,11 +53,10 @@ def ladder_rows(atlas: Atlas, cells: list[Cell]) -> list[charts.Row]:
 
 def arranged(atlas: Atlas, cells: list[Cell]) -> list[Cell]:
     """References first, then by stage and name: never by result or by date."""
-    order = [REFERENCE, *words.STAGES]
     return sorted(
         cells,
         key=lambda cell: (
-            order.index(stage(atlas, cell)),
+            ORDER.index(stage(atlas, cell)),
             cell.method != "sft",
             atlas.who(cell).casefold(),
             canonical(cell.settings),
@@ -61,8 +65,10 @@ def arranged(atlas: Atlas, cells: list[Cell]) -> list[Cell]:
 
 
 def stage(atlas: Atlas, cell: Cell) -> str:
-    """The stage a cell's defense works at, or `reference`."""
-    paper = atlas.papers.get(cell.paper)
+    """The stage a cell's defense works at, `combination` for several defenses, or `reference`."""
+    if cell.combined:
+        return COMBINED
+    paper = atlas.papers.get(cell.method)
     return (paper.stage if paper else None) or REFERENCE
 
 
@@ -116,14 +122,16 @@ def _usual(cell: Cell) -> tuple[int, str, int, str]:
 
 def _graded(cell: Cell) -> bool:
     usual = {"dose": 1, **cell.attack} == {"paper": "poison", "strength": "graded", "dose": 1}
-    return usual and cell.ratio == HEADLINE_RATIO
+    return usual and cell.ratio == HEADLINE_RATIO and not cell.combined
 
 
 def _board(atlas: Atlas, group: list[Cell], figures: Path) -> Board:
     ordered = arranged(atlas, group)
     blocks: dict[str, list[Line]] = {}
     for cell in ordered:
-        blocks.setdefault(stage(atlas, cell), []).append(sheets.line(atlas, cell))
+        default = condition_of(cell.condition) == DEFAULT
+        standing = atlas.standing(cell) if default else None
+        blocks.setdefault(stage(atlas, cell), []).append(sheets.line(atlas, cell, standing=standing))
     sft = next((cell for cell in ordered if cell.method == "sft" and cell.before), None)
     if sft:
         blocks[REFERENCE].insert(0, Line("Aligned, before fine-tuning", "", sft.before))
@@ -135,12 +143,21 @@ def _board(atlas: Atlas, group: list[Cell], figures: Path) -> Board:
         title=title,
         testbed=condition["testbed"],
         protocol=condition["protocol"],
-        blocks=[Block(_heading(name), lines) for name, lines in blocks.items()],
+        blocks=[Block(heading(name), lines) for name, lines in blocks.items()],
         links={atlas.who(cell): cell.paper for cell in ordered if cell.paper in atlas.papers},
         ladder=pictures.draw(charts.ladder(rows), figures, pictures.ladder(rows, f"{stem}-ladder", under)),
         trade=pictures.draw(charts.trade(rows), figures, pictures.trade(rows, f"{stem}-trade", under)),
+        folders=folders(ordered),
     )
 
 
-def _heading(name: str) -> str:
-    return "For reference" if name == REFERENCE else f"Defenses at the {name} stage"
+def heading(name: str) -> str:
+    """The heading of a stage's rows, or of the references'."""
+    fixed = {REFERENCE: "For reference", COMBINED: "Defenses of several stages together"}
+    return fixed.get(name, f"Defenses at the {name} stage")
+
+
+def folders(cells: Iterable[Cell]) -> list[str]:
+    """The folders of the records behind some cells and their twins."""
+    known = [cell for one in cells for cell in (one, one.twin) if cell]
+    return sorted({f"reproduce/results/{cell.condition['testbed'].replace(':', '-')}/{cell.paper}" for cell in known})

@@ -8,11 +8,15 @@ from catalog import contrasts, exporters
 from catalog.atlas import Atlas
 from catalog.measured import Failure
 from catalog.meta.effects import Estimate
-from catalog.pages import pictures, sheets, words
+from catalog.pages import pictures, sheets, stress, sweeps, words
 from catalog.pages.pictures import Picture
 from catalog.pages.sheets import Sheet
+from catalog.pages.stress import Stress
+from catalog.pages.sweeps import Sweep
 from catalog.schema import Claim, FindingTest, MetricTest, Paper
 from catalog.studies import Finding
+
+REPAIR = "post-fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,12 @@ class Page:
     name: str
     status: str
     tested: list[Tested]
+    stresses: list[Stress]
+    sweeps: list[Sweep]
+    frontiers: list[Picture]
     sheets: list[Sheet]
+    borrowed: bool
+    together: list[str]
     findings: list[Finding]
     figures: list[Picture]
     failures: tuple[Failure, ...]
@@ -43,7 +52,6 @@ class Page:
 def page(atlas: Atlas, paper: Paper, figures: Path) -> Page:
     """Gather the page of a paper and draw its figures."""
     findings = [finding for finding in atlas.findings if finding.paper == paper.id]
-    laid = sheets.sheets(atlas, paper.id, figures)
     failures = atlas.failed_studies.get(paper.id, ())
     testbeds = {cell.condition["testbed"] for cell in atlas.of(paper.id)}
     testbeds |= {finding.condition["testbed"] for finding in findings}
@@ -52,7 +60,12 @@ def page(atlas: Atlas, paper: Paper, figures: Path) -> Page:
         name=paper.nickname or paper.title,
         status=status(atlas, paper),
         tested=[_tested(atlas, paper, claim) for claim in paper.claims if claim.test],
-        sheets=laid,
+        stresses=stress.stresses(atlas, paper.id, figures),
+        sweeps=sweeps.sweeps(atlas, paper.id, figures),
+        frontiers=sweeps.frontiers(atlas, paper.id, figures) if paper.stage == REPAIR else [],
+        sheets=sheets.sheets(atlas, paper.id, figures),
+        borrowed=any(cell.borrowed for cell in atlas.of(paper.id)),
+        together=sorted({atlas.name(cell.method) for cell in atlas.cells if paper.id in cell.combined}),
         findings=findings,
         figures=[pictures.study(figure, figures) for figure in atlas.figures if figure.paper == paper.id],
         failures=failures,

@@ -1,5 +1,6 @@
 """Charts as files, in both colour schemes, with their numbers in words."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import altair as alt
 from catalog import charts, measured
 from catalog.atlas import Atlas
 from catalog.measured import Cell
+from catalog.meta.effects import Estimate
 from catalog.pages import words
 from catalog.studies import Figure
 
@@ -18,6 +20,7 @@ CURVES = {
     "harmful_loss_unseen": "Loss on unseen harmful answers (revitalisation: it falls)",
     "embedding_drift": "Embedding drift from the aligned model",
 }
+PREFIX = re.compile(r"aligned_prefilled_(\d+)")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,39 @@ def curves(atlas: Atlas, cells: Sequence[Cell], folder: Path, stem: str) -> Pict
     return draw(charts.curves(panels), folder, Picture(stem, "; ".join(spoken) + ".", caption))
 
 
+def prefixes(atlas: Atlas, cells: Sequence[Cell], folder: Path, stem: str) -> Picture | None:
+    """Harmful score of the aligned models when an answer is begun for them; None when no two of them differ."""
+    rows: list[charts.Row] = []
+    for cell in cells:
+        for name, estimate in cell.mechanisms.items():
+            if found := PREFIX.fullmatch(name):
+                rows.append({"who": atlas.who(cell), "tokens": int(found[1]), **bar("harmful", estimate)})
+    spoken = {
+        who: ", ".join(f"{r['harmful']:.0f} % after {r['tokens']}" for r in rows if r["who"] == who)
+        for who in dict.fromkeys(str(r["who"]) for r in rows)
+    }
+    if len(set(spoken.values())) < 2:
+        return None
+    told = "; ".join(f"{who}: {values}" for who, values in spoken.items())
+    alternative = f"Harmful score of the aligned model over given answer tokens. {told}."
+    caption = "Aligned models before fine-tuning, with the first tokens of a compliant answer given; bars over seeds."
+    return draw(charts.over_prefix(rows), folder, Picture(stem, alternative, caption))
+
+
+def steps(atlas: Atlas, cells: Sequence[Cell], folder: Path, stem: str) -> Picture | None:
+    """Harmful score and accuracy over the number of steps, beside SFT; None for fewer than two numbers of steps."""
+    known = [(cell.steps, cell) for one in cells for cell in (one.twin, one) if cell]
+    full = [(count, cell) for count, cell in known if count and {"harmful", "accuracy"} <= cell.metrics.keys()]
+    if len({count for count, _ in full}) < 2:
+        return None
+    full.sort(key=lambda pair: (pair[1].method != "sft", pair[0]))
+    rows = [{**row(atlas.who(cell), "", cell), "steps": count} for count, cell in full]
+    spoken = [f"{r['who']} {r['harmful']:.0f} % after {r['steps']}" for r in rows]
+    alternative = "Harmful score over fine-tuning steps: " + "; ".join(spoken) + "."
+    caption = "Harmful score and fine-tune accuracy over the number of fine-tuning steps; bars are 95 % intervals."
+    return draw(charts.over_steps(rows), folder, Picture(stem, alternative, caption))
+
+
 def ladder(rows: Sequence[charts.Row], stem: str, under: str) -> Picture:
     """Names and describes a ladder chart: each method a dot with its interval."""
     spoken = [f"{r['who']} {r['harmful']:.0f} % harmful, {r['accuracy']:.0f} % accurate" for r in rows]
@@ -118,10 +154,14 @@ def row(who: str, group: str, cell: Cell) -> dict[str, str | float]:
     """What a chart needs of a cell, in percent."""
     values: dict[str, str | float] = {"who": who, "group": group, "ratio": 100 * (cell.ratio or 0)}
     for name in ("harmful", "accuracy"):
-        estimate = cell.metrics[name]
-        values |= {name: 100 * estimate.value, f"{name}_low": 100 * estimate.low}
-        values[f"{name}_high"] = 100 * estimate.high
+        values |= bar(name, cell.metrics[name])
     return values
+
+
+def bar(name: str, estimate: Estimate) -> dict[str, str | float]:
+    """An estimate of a share with its interval, in percent and within 0 to 100."""
+    known = {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return {part: min(100.0, max(0.0, 100 * value)) for part, value in known.items() if not math.isnan(value)}
 
 
 def _said(values: Mapping[str, str | float]) -> str:

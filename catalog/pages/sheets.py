@@ -4,11 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from catalog import contrasts, costs
 from catalog.atlas import BASELINES, Atlas
+from catalog.conditions import DEFAULT, condition_of
 from catalog.measured import Cell, Failure, canonical
 from catalog.meta.effects import Estimate
 from catalog.pages import pictures, words
 from catalog.pages.pictures import Picture
+from catalog.standings import Standing
 
 HEADLINE_RATIO = 0.1
 
@@ -23,6 +26,8 @@ class Line:
     versus_sft: dict[str, Estimate] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     own: bool = True
+    cost: dict[str, Estimate] = field(default_factory=dict)
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Mechanism:
-    """Mechanism statistics of the arms at the headline ratio."""
+    """Mechanism statistics at the headline ratio: a column for each arm, and the main arm minus SFT where both ran."""
 
     dose: str
-    names: list[str]
-    lines: list[tuple[str, dict[str, Estimate]]]
-    picture: Picture | None
+    heads: list[str]
+    rows: list[tuple[str, list[Estimate | None]]]
+    pictures: list[Picture]
 
 
 @dataclass(frozen=True)
@@ -59,15 +64,23 @@ def sheets(atlas: Atlas, paper: str, figures: Path) -> list[Sheet]:
     """Lay out all cells of a paper beside SFT and the aligned model, and draw their charts."""
     groups: dict[str, list[Cell]] = {}
     for cell in atlas.of(paper):
-        groups.setdefault(_setting(cell), []).append(cell)
+        if not cell.swept and not (cell.borrowed and cell.method == paper):
+            groups.setdefault(_setting(cell), []).append(cell)
+    groups = {setting: group for setting, group in groups.items() if not _told_elsewhere(group)}
     ordered = sorted(groups.values(), key=lambda group: (-len(group), words.scenario(group[0])))
     return [_sheet(atlas, paper, group, figures) for group in ordered]
 
 
-def line(atlas: Atlas, cell: Cell, *, own: bool = True) -> Line:
+def line(atlas: Atlas, cell: Cell, *, own: bool = True, who: str = "", standing: Standing | None = None) -> Line:
     """A cell as a line of a table."""
-    settings = words.settings(cell.settings)
-    return Line(atlas.who(cell), settings, cell.metrics, cell.versus_sft, cell.failures, own)
+    name, settings = who or atlas.who(cell), words.settings(cell.settings)
+    cost = costs.ratios(cell)
+    return Line(name, settings, cell.metrics, cell.versus_sft, cell.failures, own, cost, standing)
+
+
+def _told_elsewhere(group: list[Cell]) -> bool:
+    """Only the main arm under declared conditions other than the default one: the table of conditions has it all."""
+    return all(cell.arm == "main" and condition_of(cell.condition) not in (None, DEFAULT) for cell in group)
 
 
 def _sheet(atlas: Atlas, paper: str, group: list[Cell], figures: Path) -> Sheet:
@@ -136,12 +149,28 @@ def _mechanism(atlas: Atlas, cells: list[Cell], figures: Path, stem: str) -> Mec
         return None
     shown.sort(key=_order)
     names = list(dict.fromkeys(name for cell in shown for name in cell.mechanisms if name != "learning_rate"))
-    lines = [(atlas.who(cell), cell.mechanisms) for cell in shown]
+    columns = [(atlas.who(cell), cell.mechanisms) for cell in shown]
     main = [cell for cell in shown if cell.arm == "main" or cell.method == "sft"]
-    return Mechanism(words.dose(shown[0]), names, lines, pictures.curves(atlas, main, figures, stem))
+    compared = next((cell for cell in shown if cell.arm == "main" and cell.twin and cell.method not in BASELINES), None)
+    if compared:
+        place = shown.index(compared) + 1
+        columns.insert(place, (f"{atlas.who(compared)} minus SFT", contrasts.mechanisms(compared)))
+    drawn = [pictures.curves(atlas, main, figures, stem), pictures.prefixes(atlas, main, figures, f"{stem}-prefix")]
+    return Mechanism(
+        dose=words.dose(shown[0]),
+        heads=[who for who, _ in columns],
+        rows=[(name.replace("_", " "), [values.get(name) for _, values in columns]) for name in names],
+        pictures=[picture for picture in drawn if picture],
+    )
 
 
 def columns(lines: Iterable[Line]) -> list[str]:
     """The metrics any of the lines has, in reading order."""
     have = {name for one in lines for name in one.metrics}
     return [name for name in words.METRICS if name in have]
+
+
+def costed(lines: Iterable[Line]) -> list[str]:
+    """The kinds of cost any of the lines has."""
+    have = {kind for one in lines for kind in one.cost}
+    return [kind for kind in words.COSTS if kind in have]

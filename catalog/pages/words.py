@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from markupsafe import Markup
 
-from catalog.measured import Cell
+from catalog.conditions import DECLARED, DEFAULT
+from catalog.measured import Cell, Failure
 from catalog.meta.effects import Estimate
 
 METRICS = {
@@ -18,6 +19,7 @@ METRICS = {
     "over_refusal": "Over-refusal",
     "benign_help": "Benign help",
 }
+COSTS = {"passes": "Passes", "seconds": "Seconds", "memory": "Memory"}
 MODES = {"full": "full fine-tuning", "single-lora": "one adapter", "double-lora": "fresh adapter"}
 STAGES = ("pre-training", "alignment", "fine-tuning", "post-fine-tuning")
 TYPES = {
@@ -88,8 +90,35 @@ def dose(cell: Cell) -> str:
 
 
 def settings(values: Mapping[str, Any]) -> str:
-    """Hyper-parameters as `rho = 2.0, steps = 10`."""
+    """Hyper-parameters as `rho = 2.0, steps = 10`; of a combination, those of each part."""
+    if "parts" in values:
+        parts = [(part["paper"], {key: part[key] for key in part if key != "paper"}) for part in values["parts"]]
+        return "; ".join(f"{paper}: {settings(own)}" for paper, own in parts if own)
     return ", ".join(f"{name} = {value}" for name, value in sorted(values.items()))
+
+
+def condition(name: str) -> str:
+    """What a declared condition is, as far as it departs from the default one."""
+    declared, usual = DECLARED[name], DECLARED[DEFAULT]
+    attack = declared.attack
+    parts = [f"{attack['strength']} attack"] if attack["strength"] != usual.attack["strength"] else []
+    parts += [f"{_plain(float(attack['dose']), 1)} × the steps"] if attack["dose"] != usual.attack["dose"] else []
+    parts += [f"{_plain(100 * declared.ratio, 1)} % harmful data"] if declared.ratio != usual.ratio else []
+    parts += [MODES[declared.mode]] if declared.mode != usual.mode else []
+    whole = f"{attack['strength']} attack, {_plain(100 * declared.ratio, 1)} % harmful data, {MODES[declared.mode]}"
+    return ", ".join(parts) or whole
+
+
+def times(estimate: Estimate) -> tuple[str, str, str]:
+    """A cost as a multiple of that of SFT."""
+    value, low, high = (_plain(part, 2) for part in (estimate.value, estimate.low, estimate.high))
+    interval = "[no interval]" if math.isnan(estimate.low) else f"[{low}, {high}]"
+    return f"{value} ×", interval, counted(estimate)
+
+
+def reasons(failures: Iterable[Failure]) -> str:
+    """Why runs gave no numbers."""
+    return "; ".join(f"{failure.status}: {failure.reason}" for failure in failures)
 
 
 def slug(text: str) -> str:

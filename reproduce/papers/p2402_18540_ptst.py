@@ -28,9 +28,10 @@ class Ptst(Method):
     test: Template = "safe"
 
     def arms(self) -> dict[str, Self]:
-        matrix = [(self.train, self.test), ("safe", "safe"), ("safe", "pure"), ("pure", "pure"), ("pure", "neutral"),
-                  ("pure", "reminder"), ("neutral", "neutral"), ("neutral", "safe"), ("text", "text"),
-                  ("text", "safe")]  # fmt: skip
+        matrix: list[tuple[Template, Template]] = [
+            (self.train, self.test), ("safe", "safe"), ("safe", "pure"), ("pure", "pure"), ("pure", "neutral"),
+            ("pure", "reminder"), ("neutral", "neutral"), ("neutral", "safe"), ("text", "text"), ("text", "safe"),
+        ]  # fmt: skip
         cells = {f"{train}-{test}": replace(self, train=train, test=test) for train, test in matrix}
         return {"main": cells.pop(f"{self.train}-{self.test}"), **cells}
 

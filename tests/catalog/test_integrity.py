@@ -90,6 +90,16 @@ def test_records_of_an_unknown_paper(project: Path, hft: Any, add_record: Any) -
     assert not (project / "build" / "hft.sqlite").exists()
 
 
+def test_records_of_combinations_are_of_known_papers(hft: Any, add_record: Any) -> None:
+    add_record("shield+breaker")
+    assert problems(hft) == []
+    assert hft("build").exit_code == 0
+    add_record("shield+sheild")
+    (found,) = problems(hft)
+    assert (found["code"], found["where"]) == ("record-without-entry", "reproduce/results/micro/shield+sheild")
+    assert "'sheild'" in found["message"]
+
+
 def test_records_of_baselines_are_fine(hft: Any, add_record: Any) -> None:
     add_record("sft")
     add_record("non-aligned")

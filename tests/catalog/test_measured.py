@@ -218,3 +218,50 @@ def test_the_undefended_arm_of_a_claim_is_not_taken_from_the_attacks_of_others()
     other = record("1111", paper="moth", arm="explicit", attack={"paper": "moth"}, method={"paper": "sft"}, ratio=None)
     (found,) = contrasts.measure(claim(contrast="sft - aligned"), "map", measured.cells([record("1100"), other]))
     assert found.cell.paper == "sft"
+
+
+def test_a_defense_under_another_papers_attack_is_not_an_arm_of_that_paper():
+    attack = {"paper": "moth", "level": "explicit"}
+    records = [
+        record(marks, paper="moth", arm="explicit", attack=attack, method={"paper": who}, ratio=None)
+        for marks, who in (("1111", "sft"), ("0000", "guard"))
+    ]
+    (found,) = contrasts.measure(claim(contrast="explicit - aligned"), "moth", measured.cells(records))
+    assert found.cell.method == "sft"
+    assert only([cell for cell in measured.cells(records) if cell.borrowed], "moth", "explicit").method == "guard"
+
+
+def test_arms_of_a_borrowed_defense_stay_apart_but_share_the_twin():
+    attack = {"paper": "moth", "level": "explicit"}
+    moth = {"paper": "moth", "arm": "explicit", "attack": attack, "ratio": None}
+    records = [
+        record("1111", **moth, method={"paper": "sft"}),
+        record("1000", **moth, method={"paper": "guard"}),
+        record("0000", **moth, method={"paper": "guard"}, method_arm="bare"),
+    ]
+    gaps = {c.method_arm: c.versus_sft["harmful"].value for c in measured.cells(records) if c.borrowed}
+    assert gaps == {"main": -0.75, "bare": -1.0}
+
+
+def test_more_steps_are_another_condition_than_the_claim_names():
+    longer = {"paper": "poison", "strength": "graded", "dose": 4.0}
+    more = [record("1111", seed=0, attack=longer), record("1111", seed=0, paper="guard", attack=longer)]
+    assert len(contrasts.measure(claim(ratio=0.1), "guard", measured.cells([*WORLD, *more]))) == 1
+
+
+def test_mechanisms_are_paired_with_the_twin_by_seed():
+    found = measured.cells([record(seed=0), record(seed=2), record(seed=2, paper="guard")])
+    gaps = contrasts.mechanisms(only(found, "guard"))
+    assert (gaps["embedding_drift"].value, gaps["embedding_drift"].seeds) == (0.0, 1)
+    assert contrasts.mechanisms(only(found, "sft")) == {}
+
+
+def test_the_number_of_steps_is_that_of_the_curves():
+    (cell,) = measured.cells([record(seed=0), record(seed=1)])
+    assert cell.steps == 5
+
+
+def test_an_arm_of_a_sweep_knows_its_knob_and_value():
+    (cell,) = measured.cells([record(paper="guard", arm="rho=0.5")])
+    assert cell.swept == ("rho", 0.5)
+    assert only(measured.cells([record()]), "sft").swept is None

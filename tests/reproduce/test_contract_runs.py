@@ -19,6 +19,7 @@ from reproduce.model import weights
 from reproduce.papers.p2308_13320_ldifs import Ldifs
 from reproduce.papers.p2309_07875_safety_tuned_llamas import SafetyTunedLlamas
 from reproduce.papers.p2402_01109_vaccine import Vaccine
+from reproduce.papers.p2402_05162_brittleness import Freeze
 from reproduce.papers.p2402_14968_backdoor_enhanced_alignment import BackdoorAlign
 from reproduce.papers.p2402_18540_ptst import Ptst
 from reproduce.papers.p2405_09055_somf import Somf
@@ -27,6 +28,7 @@ from reproduce.papers.p2405_16833_safe_lora import SafeLora
 from reproduce.papers.p2405_18641_lisa import Lisa
 from reproduce.papers.p2405_19358_ctrl import Ctrl
 from reproduce.papers.p2406_05946_shallow_vs_deep import ShallowVsDeep
+from reproduce.papers.p2408_09600_antidote import Antidote
 from reproduce.protocol import MODES, Mode
 from reproduce.run import Run, Setting, perform
 from reproduce.stages import Stages
@@ -72,6 +74,12 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (Ctrl(rate=0.0), "full"),
     (Ctrl(rate=0.0), "double-lora"),
     (Ctrl(rate=0.0), "single-lora"),
+    (Freeze(fraction=0.0), "full"),
+    (Freeze(fraction=0.0), "double-lora"),
+    (Freeze(fraction=0.0, when="rewind"), "single-lora"),
+    (Antidote(alpha=0.0), "full"),
+    (Antidote(alpha=0.0), "double-lora"),
+    (Antidote(alpha=0.0), "single-lora"),
 ]
 SERVING: tuple[type[Method], ...] = (Ptst,)  # the weights are those of plain fine-tuning; the model is asked otherwise
 

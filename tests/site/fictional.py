@@ -47,6 +47,12 @@ papers:
         source: Figure 3
         setting: {note: same models as Table 1}
         test: {metric: embedding_drift, contrast: method - sft, ratio: 0.1, better: smaller, margin: 0.1, scale: ratio}
+      - id: C3
+        says: Beats a random shift of the same size
+        kind: control
+        source: our control, not in the paper
+        setting: {ratio: 0.1}
+        test: {metric: harmful_score, contrast: method - random-shift, ratio: 0.1, better: smaller, margin: 5.0}
     reported:
       - metric: harmful_score
         value: 48.2
@@ -217,7 +223,8 @@ class World:
         shared = np.random.default_rng(7)
         ratio = fields.get("ratio", 0.1)
         weight = -6 if ratio == 0 else 0.8 + np.log2((ratio or 0.1) / 0.1)
-        strength = 2.5 if fields.get("attack", {}).get("strength") == "strong" else 0
+        attack = fields.get("attack", {})
+        strength = 2.5 if attack.get("strength") == "strong" else np.log2(attack.get("dose", 1))
         logits = {
             "harmful": lean + weight + strength,
             "accuracy": 4.5,
@@ -243,9 +250,10 @@ class World:
         mechanisms = {"learning_rate": 3e-05, "alignment_loss": 0.4 + 0.1 * draw.random(), "alignment_loss_before": 0.2}
         mechanisms |= {"harmful_loss_seen": 0.31, "harmful_loss_unseen": 0.33 + 0.02 * draw.random()}
         mechanisms |= {"harmful_loss_unseen_before": 0.7, "embedding_drift": drift}
+        mechanisms |= {f"aligned_prefilled_{k}": k * (0.15 + 0.03 * lean + 0.004 * seed) for k in range(6)}
         rise = np.linspace(0, 1, len(STEPS))
         curves = {
-            "step": STEPS,
+            "step": [round(step * attack.get("dose", 1)) for step in STEPS],
             "alignment_loss": list(0.2 + 0.3 * rise),
             "harmful_loss_unseen": list(0.7 - 0.35 * rise),
         }
@@ -280,7 +288,7 @@ class World:
     def write(self, spec: dict, status: str = "ok", reason: str | None = None, **parts: object) -> None:
         made = {"schema": 1, "key": record.key(spec), "spec": spec, "status": status, "reason": reason}
         made |= {name: {} for name in (record.STUDY_FIELDS if spec["kind"] == "study" else record.RUN_FIELDS)}
-        made |= {"cost": {"seconds": 14.2}, "digests": {}, "environment": {"machine": "fixture"}}
+        made |= {"cost": cost(spec), "digests": {}, "environment": {"machine": "fixture"}}
         made |= {"made": "2026-11-23T03:00:00Z", **parts}
         record.write(made, record.path_of(spec, self.root / "reproduce/results"))
 
@@ -317,6 +325,45 @@ class World:
                 "moth-attack", lean, arm=level, attack=attack, ratio=None, n=None, task=None, method={"paper": "sft"}
             )
         self.study("tide-charts")
+        self.stress()
+
+    def stress(self) -> None:
+        """The declared conditions, a sweep, controls, combinations, and defenses under a paper's own attack."""
+        rho = {"method": {"paper": "plaster-cast", "rho": 2.0}}
+        poison = {"paper": "poison", "strength": "graded", "dose": 1.0}
+        strong, longer, longest = (poison | more for more in ({"strength": "strong"}, {"dose": 2.0}, {"dose": 4.0}))
+        for attack in (strong, longer, longest):
+            self.run("sft", RISK["sft"], attack=attack)
+            self.run("plaster-cast", RISK["plaster-cast"], attack=attack, **rho)
+        self.run("night-watch", RISK["night-watch"], attack=strong)
+        self.run("plaster-cast", RISK["plaster-cast"], mode="double-lora", **rho)
+        for value, lean in ((0.5, -0.2), (1, -0.9), (5, -2.4)):
+            method = {"paper": "plaster-cast", "rho": float(value)}
+            self.run("plaster-cast", lean, arm=f"rho={value:g}", method=method)
+        random = {"paper": "plaster-cast", "rho": 2.0, "direction": "random"}
+        self.run("plaster-cast", RISK["plaster-cast"], arm="random-shift", method=random)
+        for arm, lean in (("shrink", -1.9), ("interpolate", -1.2)):
+            self.run("wax-seal", lean, arm=arm, mode="double-lora", method={"paper": "wax-seal", "operator": arm})
+        for parts, mode in ((("plaster-cast", "night-watch"), "full"), (("plaster-cast", "wax-seal"), "double-lora")):
+            own = [rho["method"] if part == "plaster-cast" else {"paper": part} for part in parts]
+            name = "+".join(parts)
+            self.run(name, -2.2, mode=mode, method={"paper": name, "parts": own})
+        moth = {"paper": "moth-attack", "level": "explicit"}
+        bare = {"arm": "explicit", "attack": moth, "ratio": None, "n": None, "task": None}
+        self.run("moth-attack", -0.8, **bare, **rho)
+        self.fail(
+            "moth-attack", "not-applicable", "the attacker owns the loop", method={"paper": "night-watch"}, **bare
+        )
+
+
+def cost(spec: dict) -> dict:
+    """Fictional cost of a run, twice the alignment for the defense that aligns."""
+    if spec["kind"] == "study":
+        return {"seconds": 14.2}
+    dose, doubled = spec["attack"].get("dose", 1), "plaster-cast" in spec["method"]["paper"]
+    spent = {"align_passes": 600 if doubled else 300, "align_tokens": 90_000, "align_seconds": 12.0}
+    spent |= {"passes": round(300 * dose), "tokens": 38_000, "tune_seconds": 5.0 + spec["seed"]}
+    return spent | {"seconds": 20.0, "repair_seconds": 0.5, "peak_bytes": 500_000_000}
 
 
 def entry(marks: np.ndarray) -> dict:

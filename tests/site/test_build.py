@@ -25,14 +25,20 @@ def load(site, path):
 
 
 def outcomes(checkout):
-    """Outcome strings by paper, arm, strength or level, mode, ratio and metric, straight from the files."""
+    """Outcome strings by paper, arm, strength, dose or level, mode, ratio and metric, straight from the files.
+
+    The paper of a defense under another paper's attack is `defense@attack`.
+    """
     found = defaultdict(dict)
     for path in (checkout / "reproduce/results").glob("*/*/*.json"):
         record = json.loads(path.read_text())
         spec = record["spec"]
         for name, entry in record.get("metrics", {}).items():
             attack = spec["attack"].get("strength", spec["attack"].get("level"))
-            place = spec["paper"], spec["arm"], attack, spec["mode"], spec["ratio"], name
+            attack += f" × {dose:g}" if (dose := spec["attack"].get("dose", 1)) != 1 else ""
+            owner, method = spec["paper"], spec["method"]["paper"]
+            who = owner if method in (owner, "sft") else f"{method}@{owner}"
+            place = who, spec["arm"], attack, spec["mode"], spec["ratio"], name
             found[place][spec["seed"]] = entry["outcomes"]
     return found
 
@@ -91,21 +97,26 @@ def test_every_number_of_the_leaderboard_follows_from_the_records(site, checkout
     conditions = {
         "Graded attack, full": ("graded", "full", 0.1),
         "Graded attack, fresh": ("graded", "double-lora", 0.1),
+        "Graded attack, 2 ×": ("graded × 2", "full", 0.1),
+        "Graded attack, 4 ×": ("graded × 4", "full", 0.1),
         "Strong attack, fresh": ("strong", "double-lora", 0.1),
+        "Strong attack, adapter": ("strong", "full", 0.1),
     }
     tables = load(site, "generated/leaderboard").xpath("//table[contains(@class, 'board')]")
-    assert len(tables) == 3
+    assert len(tables) == len(conditions)
     counted = 0
     for table in tables:
         caption = texts(table.xpath("./caption")[0])
         (condition,) = [value for start, value in conditions.items() if caption.startswith(start)]
         counted += check_board(table, lambda _, condition=condition: condition, found)
-    assert counted == 6 * (4 + 2 + 3)
+    assert counted == 6 * (4 + 3 + 2 + 2 + 3 + 3)
 
 
 def test_every_number_of_a_paper_page_follows_from_the_records(site, checkout):
     found = outcomes(checkout)
-    table = load(site, "generated/papers/night-watch").xpath("//table[contains(@class, 'board')]")[0]
+    (table,) = load(site, "generated/papers/night-watch").xpath(
+        "//table[starts-with(normalize-space(caption), 'NightWatch: Graded attack, full')]"
+    )
 
     def condition(group):
         return "graded", "full", float(group.split()[0]) / 100
@@ -137,9 +148,9 @@ def test_failures_are_shown_with_their_reason(site):
 def test_claims_show_their_measured_contrast_or_that_there_is_none(site):
     plaster = load(site, "generated/papers/plaster-cast")
     rows = plaster.xpath("//table[contains(caption, 'Tests of the claims')]/tbody/tr")
-    assert [texts(row.xpath("./th")[0]) for row in rows] == ["C1", "C2"]
+    assert [texts(row.xpath("./th")[0]) for row in rows] == ["C1", "C1", "C2", "C2", "C3"]
     assert "points" in texts(rows[0])
-    assert "%" in texts(rows[1].xpath("./td")[-1])
+    assert "%" in texts(rows[2].xpath("./td")[-1])
     tide = texts(load(site, "generated/papers/tide-charts"))
     assert "basin share at least 0.8" in tide
     assert "0.880 [0.805, 0.955] (3 seeds)" in tide

@@ -50,7 +50,8 @@ def test_numbers_are_those_of_the_records(root):
         for path in (root / "reproduce/results/micro" / paper).glob("*.json"):
             record = json.loads(path.read_text())
             spec = record["spec"]
-            graded = spec["attack"]["strength"] == "graded" and spec["ratio"] == 0.1 and spec["mode"] == mode
+            graded = spec["attack"] == {"paper": "poison", "strength": "graded", "dose": 1.0}
+            graded = graded and (spec["arm"], spec["ratio"], spec["mode"]) == ("main", 0.1, mode)
             for name in marks if graded and record["status"] == "ok" else ():
                 marks[name][spec["seed"]] = record["metrics"][name]["outcomes"]
         cells = []
@@ -60,6 +61,23 @@ def test_numbers_are_those_of_the_records(root):
             interval = f"[{100 * known.low:.0f}, {100 * known.high:.0f}]"
             cells.append(f"{prefix}{100 * share:.0f} {interval} (60 × 3)")
         assert f"| {cells[0]} | {cells[1]} |" in table
+
+
+def test_the_worst_case_of_each_defense_stands_with_its_condition_and_how_many_were_run(root):
+    table = readme.regions(root)["taxonomy"]
+    told = {}
+    for paper, dose in (("plaster-cast", "strong"), ("night-watch", "strong"), ("sft", "strong")):
+        marks = {}
+        for path in sorted((root / "reproduce/results/micro" / paper).glob("*.json")):
+            spec = (known := json.loads(path.read_text()))["spec"]
+            usual = spec["ratio"] == 0.1 and spec["mode"] == "full" and known["status"] == "ok"
+            if usual and spec["attack"]["strength"] == dose:
+                marks[spec["seed"]] = known["metrics"]["harmful"]["outcomes"]
+        value = effects.arm(marks)
+        told[paper] = f"{100 * value.value:.0f} [{100 * value.low:.0f}, {100 * value.high:.0f}] (60 × 3) {dose}"
+    assert f"| {told['plaster-cast']}, 6 of 6 |" in table
+    assert f"| {told['night-watch']}, 3 of 6 |" in table
+    assert f"worst {told['sft']}, 6 of 6)" in table
 
 
 def test_drift_names_what_changed_and_the_fix(root):
