@@ -23,8 +23,10 @@ from reproduce.papers.p2402_05162_brittleness import Freeze
 from reproduce.papers.p2402_14968_backdoor_enhanced_alignment import BackdoorAlign
 from reproduce.papers.p2402_18540_ptst import Ptst
 from reproduce.papers.p2405_09055_somf import Somf
+from reproduce.papers.p2405_14577_repnoise import RepNoise
 from reproduce.papers.p2405_16833_safe_lora import SafeLora
 from reproduce.papers.p2405_18641_lisa import Lisa
+from reproduce.papers.p2405_19358_ctrl import Ctrl
 from reproduce.papers.p2406_05946_shallow_vs_deep import ShallowVsDeep
 from reproduce.papers.p2408_09600_antidote import Antidote
 from reproduce.protocol import MODES, Mode
@@ -34,6 +36,7 @@ from reproduce.state import State
 
 SMALL: dict[str, dict[str, Any]] = {  # sized for a test; a new paper runs as it is until it is listed here
     "safety-landscape": {"points": 3, "directions": 1, "prompts": 4, "grid": 2, "shots": 10, "rungs": 2},
+    "ctrl-data-curation": {"rate": 1.0},  # of a quarter of so few rows, hardly one is rewritten and drawn
     "safety-realignment": {"steps": 3, "batch": 4, "warmup": 1},
     "hft-survey": {"ratios": (0.0, 0.2), "sizes": (10, 20), "ratio": 0.2, "n": 20},
 }
@@ -65,6 +68,12 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (Somf(steps=0, export="mean"), "full"),
     (Somf(steps=0, export="mean"), "double-lora"),
     (Somf(steps=0, export="mean"), "single-lora"),
+    (RepNoise(pairs=0), "full"),
+    (RepNoise(pairs=0), "double-lora"),
+    (RepNoise(pairs=0), "single-lora"),
+    (Ctrl(rate=0.0), "full"),
+    (Ctrl(rate=0.0), "double-lora"),
+    (Ctrl(rate=0.0), "single-lora"),
     (Freeze(fraction=0.0), "full"),
     (Freeze(fraction=0.0), "double-lora"),
     (Freeze(fraction=0.0, when="rewind"), "single-lora"),
