@@ -129,7 +129,8 @@ class Stages:
                 "tokens": s.cost.tokens,
                 "seconds": time.perf_counter() - began,
             }
-            info["mechanisms"] = of_aligned(s, self.state(self.base().tensors), self.protocol.probe_examples)
+            probed = of_aligned(s, self.state(self.base().tensors), self.protocol.probe_examples)
+            info["mechanisms"] = {**probed, **s.memo.get("mechanisms", {})}
             if mode == "single-lora":
                 return Checkpoint(_trainable(s), info)
             s.merge_adapter()
