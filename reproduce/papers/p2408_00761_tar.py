@@ -24,7 +24,7 @@ HEALING_SHARE = 1 / 3  # of the simulated attacks train on retain data first (on
 
 @dataclass(frozen=True, kw_only=True)
 class Tar(Method):
-    """Tamper-resistant alignment (sec. 4, Algorithm 1), its refusal instance; `objective` entropy is the knowledge one.
+    """Tamper-resistant alignment (Algorithm 1), its refusal instance; `objective` entropy is the knowledge one.
 
     Every step simulates an attack of `inner_steps` AdamW steps on one part of the defender's harmful data. Every
     `every` steps the gradient of the tamper-resistance loss at the attacked weights, on one batch of the other part, is

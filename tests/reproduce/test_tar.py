@@ -263,8 +263,8 @@ def test_retain_is_cross_entropy_plus_unsquared_distance_over_real_tokens(ready:
     with hidden_states(ready) as now, hidden_states(frozen) as then:
         ready.logits(batch)
         frozen.logits(batch)
-    rows = [[(a - b)[i, j].norm() for i, j in batch.real.nonzero()] for a, b in zip(now, then, strict=True)]
-    assert rows[0][0].item() == pytest.approx(0.5 * 4, rel=1e-4)  # 16 dimensions moved by 0.5: not squared
+    rows = [[(a - b)[i, j].norm().item() for i, j in batch.real.nonzero()] for a, b in zip(now, then, strict=True)]
+    assert rows[0][0] == pytest.approx(0.5 * 4, rel=1e-4)  # 16 dimensions moved by 0.5: not squared
     wanted = ready.loss(batch) + torch.tensor(rows).mean()
     assert Tar().retain(ready, frozen, batch).item() == pytest.approx(wanted.item(), rel=1e-5)
 
