@@ -286,7 +286,7 @@ def test_mapping_counts_parallel_and_antiparallel_alike_with_one_table(ready: St
     for h in streams:
         for i, j in harmful.real.nonzero():
             a, b = h[i, j], table[harmful.ids[i, j]]
-            cosines.append(abs(float(a @ b / a.norm() / b.norm())))
+            cosines.append(abs((a @ b / a.norm() / b.norm()).item()))
     wanted = 1 - sum(cosines) / len(cosines) + ready.loss(batch).item()
     assert loss == pytest.approx(wanted, rel=1e-4)
     optimiser = torch.optim.AdamW(ready.params(), lr=1e-2)
