@@ -29,6 +29,8 @@ from reproduce.papers.p2405_18641_lisa import Lisa
 from reproduce.papers.p2405_19358_ctrl import Ctrl
 from reproduce.papers.p2406_05946_shallow_vs_deep import ShallowVsDeep
 from reproduce.papers.p2408_09600_antidote import Antidote
+from reproduce.papers.p2408_00761_tar import Tar
+from reproduce.papers.p2409_01586_booster import Booster
 from reproduce.protocol import MODES, Mode
 from reproduce.run import Run, Setting, perform
 from reproduce.stages import Stages
@@ -50,6 +52,13 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (Vaccine(rho=0.0), "full"),
     (Vaccine(rho=0.0), "double-lora"),
     (Vaccine(rho=0.0), "single-lora"),
+    (Booster(lam=0.0), "full"),
+    (Booster(alpha=0.0), "full"),
+    (Booster(lam=0.0), "double-lora"),
+    (Booster(lam=0.0), "single-lora"),
+    (Tar(lambda_tr=0.0, hidden=0.0), "full"),
+    (Tar(lambda_tr=0.0, hidden=0.0), "double-lora"),
+    (Tar(lambda_tr=0.0, hidden=0.0), "single-lora"),
     (Lisa(k_align=0, rho=0.0), "full"),
     (Lisa(k_align=0, rho=0.0), "double-lora"),
     (SafeLora(fraction=0.0), "full"),
