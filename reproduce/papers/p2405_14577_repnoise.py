@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class RepNoise(Method):
     paper = "repnoise"
     stage = Stage.ALIGNMENT
     knob = "alpha"
-    values: ClassVar[tuple[float, ...]] = (0.1, 0.5, 1.0, 2.0, 4.0)  # the paper's grid (App. B.2)
+    values = (0.1, 0.5, 1.0, 4.0)  # of the paper's grid (App. B.2)
     alpha: float = 1.0  # weight of the ascent (App. B.2: 1; letters as in Algorithm 1, eq. 4 and 5 swap them)
     beta: float = 0.001  # weight of the noise (App. B.2: 0.001; 4 for toxicity)
     pairs: int = 16  # pairs a step (App. B.2: 8, of 10k in one epoch)

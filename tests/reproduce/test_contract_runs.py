@@ -28,8 +28,8 @@ from reproduce.papers.p2405_16833_safe_lora import SafeLora
 from reproduce.papers.p2405_18641_lisa import Lisa
 from reproduce.papers.p2405_19358_ctrl import Ctrl
 from reproduce.papers.p2406_05946_shallow_vs_deep import ShallowVsDeep
-from reproduce.papers.p2408_09600_antidote import Antidote
 from reproduce.papers.p2408_00761_tar import Tar
+from reproduce.papers.p2408_09600_antidote import Antidote
 from reproduce.papers.p2409_01586_booster import Booster
 from reproduce.protocol import MODES, Mode
 from reproduce.run import Run, Setting, perform
