@@ -71,9 +71,12 @@ def mechanisms(cell: Cell) -> dict[str, Estimate]:
 
 def _side(name: str, paper: str, test: MetricTest, found: Iterable[Cell]) -> Iterable[Cell]:
     for cell in found:
+        borrowed = test.attack.partition(":")[0] if ":" in test.attack else None
         if name in ("sft", "aligned", "non-aligned"):
             baseline = "sft" if name == "aligned" else name
-            named = cell.method == baseline and cell.paper in (baseline, paper)
+            named = cell.method == baseline and cell.paper in (baseline, paper, borrowed)
+        elif borrowed:
+            named = cell.method == paper and cell.method_arm == ("main" if name == "method" else name)
         else:
             undefended_or_own = cell.paper == paper and cell.method in (paper, "sft")
             named = undefended_or_own and cell.arm == ("main" if name == "method" else name)
@@ -83,6 +86,8 @@ def _side(name: str, paper: str, test: MetricTest, found: Iterable[Cell]) -> Ite
 
 def _meets(test: MetricTest, cell: Cell) -> bool:
     attack = cell.attack
+    if ":" in test.attack:
+        return test.attack == f"{cell.paper}:{cell.arm}"
     usual = attack.get("strength") in (test.attack, None) and attack.get("dose", 1) == 1
     return usual and (test.ratio is None or cell.ratio in (test.ratio, None))
 
@@ -100,10 +105,10 @@ def _apart(cell: Cell) -> str:
 
 def _estimate(test: MetricTest, left: tuple[Cell, str], right: tuple[Cell, str]) -> Estimate | None:
     plain = "aligned" not in (left[1], right[1]) and test.scale == "points"
-    name = PROPORTIONS.get(test.metric)
+    name = PROPORTIONS.get(test.quantity)
     if name and plain:
         return paired(left[0], right[0], name)
-    ours_by_seed, theirs_by_seed = (_by_seed(cell, side, test.metric) for cell, side in (left, right))
+    ours_by_seed, theirs_by_seed = (_by_seed(cell, side, test.quantity) for cell, side in (left, right))
     shared = sorted(ours_by_seed.keys() & theirs_by_seed.keys())
     pairs = [(ours_by_seed[seed], theirs_by_seed[seed]) for seed in shared]
     if test.scale == "ratio":
@@ -121,7 +126,7 @@ def _by_seed(cell: Cell, side: str, metric: str) -> dict[int, float]:
             counted = run["before" if side == "aligned" else "metrics"].get(name)
             value = counted["k"] / counted["n"] if counted else None
         else:
-            name = MECHANISMS[metric] + ("_before" if side == "aligned" else "")
+            name = MECHANISMS.get(metric, metric) + ("_before" if side == "aligned" else "")
             value = run["mechanisms"].get(name)
         if value is not None:
             values[run["spec"]["seed"]] = float(value)

@@ -92,25 +92,44 @@ class ClaimedNumbers(Strict):
 
 
 class MetricTest(Strict):
-    """A claim that holds when one arm beats another by a margin on our testbed."""
+    """A claim that holds when one arm beats another by a margin on our testbed.
 
-    metric: Literal[
-        "harmful_score",
-        "fine_tune_accuracy",
-        "harmful_score_plus",
-        "refusal",
-        "over_refusal",
-        "benign_help",
-        "alignment_loss",
-        "harmful_loss",
-        "embedding_drift",
-    ]
+    What is compared is a `metric`, or a `mechanism` statistic by the name it has in the records. The attack is the
+    usual one, graded or strong, or a paper's own, as in qi-finetuning-compromises:benign.
+    """
+
+    metric: (
+        Literal[
+            "harmful_score",
+            "fine_tune_accuracy",
+            "harmful_score_plus",
+            "refusal",
+            "over_refusal",
+            "benign_help",
+            "alignment_loss",
+            "harmful_loss",
+            "embedding_drift",
+        ]
+        | None
+    ) = None
+    mechanism: Snake | None = None
     contrast: Annotated[str, Field(pattern=r"^\S+ - \S+$")]
-    attack: Literal["graded", "strong"] = "graded"
+    attack: Annotated[str, Field(pattern=r"^(graded|strong|[a-z0-9-]+:[a-z0-9-]+)$")] = "graded"
     ratio: Share | None = None
     better: Literal["smaller", "larger"]
     margin: float
     scale: Literal["points", "ratio"] = "points"
+
+    @model_validator(mode="after")
+    def compares_one_thing(self) -> "MetricTest":
+        if (self.metric is None) == (self.mechanism is None):
+            raise PydanticCustomError("quantity", "a contrast needs exactly one of metric and mechanism")
+        return self
+
+    @property
+    def quantity(self) -> str:
+        """The metric or the mechanism statistic."""
+        return self.metric or self.mechanism or ""
 
 
 class FindingTest(Strict):

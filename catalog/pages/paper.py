@@ -106,7 +106,7 @@ def _contrast(atlas: Atlas, paper: Paper, test: MetricTest) -> list[tuple[str, t
 def _contrasted(test: MetricTest, estimate: Estimate) -> tuple[str, str, str]:
     if test.scale == "ratio":
         return words.points(estimate, " %")
-    return words.points(estimate, " points") if test.metric in contrasts.PROPORTIONS else words.number(estimate)
+    return words.points(estimate, " points") if test.quantity in contrasts.PROPORTIONS else words.number(estimate)
 
 
 def asks(test: MetricTest | FindingTest) -> str:
@@ -114,15 +114,17 @@ def asks(test: MetricTest | FindingTest) -> str:
     if isinstance(test, FindingTest):
         bound = f"at least {test.at_least:g}" if test.at_least is not None else f"at most {test.at_most:g}"
         return f"{test.finding.replace('_', ' ')} {bound.replace('-', '−')}"
-    metric = test.metric.replace("_", " ")
+    metric = test.quantity.replace("_", " ")
     where = f" at {100 * test.ratio:g} % harmful data" if test.ratio is not None else ""
-    return f"{metric}, {test.contrast.replace(' - ', ' − ')}{where}: {_bound(test)}"
+    under = f" under {test.attack}" if ":" in test.attack else ""
+    return f"{metric}, {test.contrast.replace(' - ', ' − ')}{where}{under}: {_bound(test)}"
 
 
 def _bound(test: MetricTest) -> str:
     """The margin in words; a negative one is what a thing may lose and still count as kept."""
     size = abs(test.margin)
-    unit = f"{100 * size:g} %" if test.scale == "ratio" else f"{size:g} points"
+    plain = f"{size:g} points" if test.quantity in contrasts.PROPORTIONS else f"{size:g}"
+    unit = f"{100 * size:g} %" if test.scale == "ratio" else plain
     worse = "larger" if test.better == "smaller" else "smaller"
     if test.margin > 0:
         return f"{test.better} by at least {unit}"

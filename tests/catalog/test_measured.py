@@ -265,3 +265,34 @@ def test_an_arm_of_a_sweep_knows_its_knob_and_value():
     (cell,) = measured.cells([record(paper="guard", arm="rho=0.5")])
     assert cell.swept == ("rho", 0.5)
     assert only(measured.cells([record()]), "sft").swept is None
+
+
+def test_any_recorded_mechanism_can_be_contrasted():
+    test = claim(metric=None, mechanism="embedding_drift", contrast="method - sft", ratio=0.1)
+    (found,) = contrasts.measure(test, "guard", measured.cells(WORLD))
+    (named,) = contrasts.measure(claim(metric="embedding_drift", ratio=0.1), "guard", measured.cells(WORLD))
+    assert found.estimate == named.estimate
+    assert contrasts.measure(test.model_copy(update={"mechanism": "unheard_of"}), "guard", measured.cells(WORLD)) == []
+
+
+def test_a_claim_under_another_papers_attack_pairs_defense_and_sft_there():
+    attack = {"paper": "moth", "level": "explicit"}
+    known = {"paper": "moth", "arm": "explicit", "attack": attack, "ratio": None}
+    records = [
+        *WORLD,
+        record("1111", method={"paper": "sft"}, **known),
+        record("1000", method={"paper": "guard"}, **known),
+        record("1110", method={"paper": "guard", "rho": 0.0}, method_arm="bare", **known),
+    ]
+    test = claim(attack="moth:explicit")
+    (found,) = contrasts.measure(test, "guard", measured.cells(records))
+    assert found.estimate.value == -0.75
+    (bare,) = contrasts.measure(claim(attack="moth:explicit", contrast="bare - sft"), "guard", measured.cells(records))
+    assert bare.estimate.value == -0.25
+    assert contrasts.measure(claim(attack="moth:benign"), "guard", measured.cells(records)) == []
+
+
+def test_a_contrast_names_one_quantity():
+    for given in ({"metric": None}, {"mechanism": "embedding_drift"}):
+        with pytest.raises(ValueError, match="exactly one of metric and mechanism"):
+            claim(**given)
