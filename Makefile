@@ -37,9 +37,14 @@ format: setup
 	$(BIN)/ruff format .
 	$(HFT) fmt
 
-results: setup  ## measure what has no record yet: the default grid, 5 seeds
-	$(HFT) run --all --testbed micro --seeds 5
-	$(HFT) run --all --type defense --testbed micro --seeds 5 --ratios 0.1 --attack strong
+results: setup  ## measure what has no record yet: default grid, harder attacks, controls, sweeps, combinations
+	$(HFT) run --all --main
+	$(HFT) run --all --type defense --main --attack strong,steps-300,steps-600,lora
+	$(HFT) run --all
+	$(HFT) run --all --type defense --stage post-fine-tuning --attack strong
+	$(HFT) run --all --type defense --stage alignment,fine-tuning --sweep --seeds 3
+	$(HFT) run --all --type defense --stage post-fine-tuning --sweep --seeds 3 --attack strong
+	$(HFT) run booster+lisa vaccine+antidote ptst+safe-lora --attack graded,strong --ratios 0.1
 	$(HFT) readme
 
 site: setup
