@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 Table = NDArray[np.float64]
 LEVEL = 0.95
@@ -133,10 +133,14 @@ def wilson(value: float, size: float, quantile: float) -> tuple[float, float]:
     return max(0.0, min(value, centre - reach)), min(1.0, max(value, centre + reach))
 
 
-def newcombe(method: float, twin: float, prompts: int) -> tuple[float, float]:
-    """Return the hybrid score interval (Newcombe 1998, method 10) for two proportions out of `prompts`."""
+def newcombe(method: float, twin: float, prompts: int, twin_prompts: int | None = None) -> tuple[float, float]:
+    """Return the hybrid score interval (Newcombe 1998, method 10) of a difference of two proportions.
+
+    Each is out of `prompts`, unless the second has a number of its own.
+    """
     quantile = _quantile(math.inf)
-    (low, high), (twin_low, twin_high) = (wilson(share, prompts, quantile) for share in (method, twin))
+    low, high = wilson(method, prompts, quantile)
+    twin_low, twin_high = wilson(twin, prompts if twin_prompts is None else twin_prompts, quantile)
     gap = method - twin
     return gap - math.hypot(method - low, twin_high - twin), gap + math.hypot(high - method, twin - twin_low)
 
@@ -151,7 +155,7 @@ def _proportion(value: float, variance: float, df: float, prompts: int, seeds: i
 
 def _quantile(df: float) -> float:
     tail = 0.5 + LEVEL / 2
-    return float(norm.ppf(tail)) if math.isinf(df) else float(t.ppf(tail, df))
+    return float(ndtri(tail)) if math.isinf(df) else float(stdtrit(df, tail))
 
 
 def _table(outcomes: Mapping[int, str]) -> Table:

@@ -1,102 +1,133 @@
-"""The variance between studies, and the mean of their effects."""
+"""The mean of the studies' effects, its interval, and where the effect of a new study may lie."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from catalog.meta.weighted import Fit, Matrix, Vector, fit
+from catalog.meta.heterogeneity import Heterogeneity, Tau2Method, heterogeneity, tau2
+from catalog.meta.weighted import Vector, fit
 
-Tau2Method = Literal["DL", "PM", "ML", "REML"]
+__all__ = ["Interval", "Pooled", "Prediction", "Tau2Method", "pool", "tau2"]
 
-STEPS = 200
-STEP_TOLERANCE = 1e-10  # of tau² over the typical sampling variance
-
-
-def tau2(method: Tau2Method, yi: Vector, vi: Vector, X: Matrix) -> float:
-    """Estimate the variance between studies that the k × p matrix X leaves unexplained, in squared units of yi.
-
-    DL: DerSimonian & Laird (1986), with moderators in its general form (Q - (k-p)) / tr P; PM: Paule & Mandel
-    (1982); ML and REML: Fisher scoring, Viechtbauer (2005). It is 0 when k - p < 1: there is nothing to
-    estimate it from.
-    """
-    if len(yi) <= X.shape[1]:
-        return 0.0
-    scale = float(np.median(vi))  # tolerances are relative to it, so that points and proportions agree
-    y, v = yi / math.sqrt(scale), vi / scale
-    if method == "DL":
-        estimate = _moments(y, v, X)
-    elif method == "PM":
-        estimate = paule_mandel(y, v, X, float(len(y) - X.shape[1]))
-    else:
-        estimate = _likeliest(y, v, X, restricted=method == "REML")
-    return estimate * scale
+Interval = Literal["z", "hk", "hk-guarded"]
+Prediction = Literal["hts", "metafor", "none"]
 
 
-def paule_mandel(yi: Vector, vi: Vector, X: Matrix, target: float) -> float:
-    """The tau² at which the generalised Q, sum (y - Xb)^2 / (v + tau²), equals `target`; 0 when it is below at 0.
+@dataclass(frozen=True, kw_only=True)
+class Pooled:
+    """A pooled effect in the unit of the effects.
 
-    With target k - p this is the estimator of Paule & Mandel, with quantiles of chi² the Q-profile of
-    Viechtbauer (2007).
+    pi_low and pi_high are NaN where no prediction interval is given. weights sum to 1. df is that of the t
+    quantile of the interval (infinite for a normal one).
     """
 
-    def excess(candidate: float) -> float:
-        return fit(yi, X, 1 / (vi + candidate)).rss - target
+    model: str
+    estimate: float
+    se: float
+    low: float
+    high: float
+    df: float
+    pi_low: float = math.nan
+    pi_high: float = math.nan
+    heterogeneity: Heterogeneity
+    weights: Vector
+    notes: tuple[str, ...] = ()
 
-    if excess(0.0) <= 0:
-        return 0.0
-    high = max(1.0, float(np.median(vi)))
-    while excess(high) > 0:
-        high *= 4
-    return float(brentq(excess, 0.0, high, xtol=1e-15 * high, rtol=1e-14, maxiter=500))
-
-
-def _moments(yi: Vector, vi: Vector, X: Matrix) -> float:
-    common = fit(yi, X, 1 / vi)
-    return max(0.0, (common.rss - (len(yi) - X.shape[1])) / common.trace_p)
-
-
-def _likeliest(yi: Vector, vi: Vector, X: Matrix, *, restricted: bool) -> float:
-    """Fisher scoring from the moment estimate, its result compared with 0; a bounded search if it does not settle."""
-    found = _scored(yi, vi, X, _moments(yi, vi, X), restricted=restricted)
-    if found is None:
-        found = _searched(yi, vi, X, restricted=restricted)
-    at_zero = _log_likelihood(fit(yi, X, 1 / vi), restricted=restricted)
-    here = _log_likelihood(fit(yi, X, 1 / (vi + found)), restricted=restricted)
-    return found if here > at_zero else 0.0
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of the effect being 0."""
+        return two_sided(self.estimate / self.se, self.df) if self.se > 0 else math.nan
 
 
-def _scored(yi: Vector, vi: Vector, X: Matrix, start: float, *, restricted: bool) -> float | None:
-    current = start
-    for _ in range(STEPS):
-        now = fit(yi, X, 1 / (vi + current))
-        squares = float((now.weights * now.residuals) @ (now.weights * now.residuals))
-        if restricted:
-            step = (squares - now.trace_p) / now.trace_pp
-        else:
-            step = (squares - float(now.weights.sum())) / float((now.weights**2).sum())
-        following = max(0.0, current + step)
-        if abs(following - current) < STEP_TOLERANCE * max(1.0, current):
-            return following
-        current = following
-    return None
+def pool(
+    yi: Vector,
+    vi: Vector,
+    *,
+    common: bool = False,
+    tau2_method: Tau2Method = "REML",
+    interval: Interval = "hk",
+    prediction: Prediction = "hts",
+    level: float = 0.95,
+    profile: bool = True,
+) -> Pooled:
+    """Pool effects by inverse variances 1 / (vi + tau²), tau² being 0 for the common effect.
+
+    Intervals: normal; Hartung & Knapp (2001), which scales the variance by the weighted mean square q and
+    takes t with k-1 df; guarded, which never lets q shrink it (Röver, Knapp & Friede 2015). `profile` asks for
+    the interval of tau².
+    """
+    k = len(yi)
+    X = np.ones((k, 1))
+    between = 0.0 if common else tau2(tau2_method, yi, vi, X)
+    spread = heterogeneity(yi, vi, X, between, level, interval=profile and not common)
+    found = fit(yi, X, 1 / (vi + between))
+    estimate, model_se = float(found.coefficients[0]), math.sqrt(float(found.covariance[0, 0]))
+    scale, df, notes = knapp_hartung(found.rss, k - 1, interval)
+    se = model_se * math.sqrt(scale)
+    reach = quantile(df, level) * se
+    if interval != "z" and k == 2:
+        notes.append("2 studies: t has one degree of freedom (12.7 at 95 %), so the interval is very wide")
+    if interval == "hk" and between == 0 and found.rss < k - 1:
+        wide = quantile(df, level) * model_se
+        notes.append(
+            "tau² is 0 and the effects vary less than by chance, so Hartung-Knapp narrows the interval;"
+            f" guarded it is {estimate - wide:.6g} to {estimate + wide:.6g}"
+        )
+    low, high = math.nan, math.nan
+    if k < 3 and not common and prediction != "none":
+        notes.append("no prediction interval: it needs 3 studies")
+    elif not common:
+        low, high = _predicted(estimate, between, prediction, k, model_se, se, df, level)
+    return Pooled(
+        model="common" if common else "random",
+        estimate=estimate,
+        se=se,
+        low=estimate - reach,
+        high=estimate + reach,
+        df=df,
+        pi_low=low,
+        pi_high=high,
+        heterogeneity=spread,
+        weights=found.weights / found.weights.sum(),
+        notes=tuple(notes),
+    )
 
 
-def _searched(yi: Vector, vi: Vector, X: Matrix, *, restricted: bool) -> float:
-    """The best of a grid over ten orders of magnitude, refined between its neighbours."""
-
-    def loss(logarithm: float) -> float:
-        return -_log_likelihood(fit(yi, X, 1 / (vi + math.exp(logarithm))), restricted=restricted)
-
-    largest = math.log(float(np.var(yi)) + float(vi.max()))
-    grid = np.linspace(largest - 23, largest + 1, 49)
-    best = int(np.argmin([loss(place) for place in grid]))
-    low, high = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
-    return math.exp(float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x))
+def knapp_hartung(rss: float, df: int, interval: Interval) -> tuple[float, float, list[str]]:
+    """Scale of the variance, degrees of freedom, and a note when df leaves only the normal interval."""
+    if interval == "z":
+        return 1.0, math.inf, []
+    if df < 1:
+        return 1.0, math.inf, ["Hartung-Knapp needs more studies than coefficients: a normal interval is given"]
+    scale = rss / df
+    return (max(1.0, scale) if interval == "hk-guarded" else scale), float(df), []
 
 
-def _log_likelihood(found: Fit, *, restricted: bool) -> float:
-    """Up to a constant; the restricted one is that of the residuals (Harville 1977)."""
-    twice = float(np.log(found.weights).sum()) - found.rss
-    return (twice - found.log_determinant) / 2 if restricted else twice / 2
+def _predicted(
+    estimate: float, between: float, kind: Prediction, k: int, model_se: float, se: float, df: float, level: float
+) -> tuple[float, float]:
+    """HTS: Higgins, Thompson & Spiegelhalter (2009), t with k-2 df and the model's standard error.
+
+    metafor 3.8 takes the quantile and the standard error of the confidence interval instead.
+    """
+    if kind == "none":
+        return math.nan, math.nan
+    error, freedom = (model_se, k - 2.0) if kind == "hts" else (se, df)
+    reach = quantile(freedom, level) * math.hypot(math.sqrt(between), error)
+    return estimate - reach, estimate + reach
+
+
+def quantile(df: float, level: float) -> float:
+    """The two-sided t quantile, normal for infinite df."""
+    tail = 0.5 + level / 2
+    return float(ndtri(tail)) if math.isinf(df) else float(stdtrit(df, tail))
+
+
+def two_sided(statistic: float, df: float) -> float:
+    """The two-sided p-value of a t statistic, normal for infinite df."""
+    lower: Callable[[float], float] = ndtr if math.isinf(df) else lambda value: stdtr(df, value)
+    return float(2 * lower(-abs(statistic)))
