@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 
 from catalog.meta.clusters import Interval, claim_note, interval, means_t
 from catalog.meta.robust import cr2
+from catalog.meta.weighted import fit
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -135,8 +136,8 @@ class _Likelihood:
         shrunk = sums / (1 + inner * a)[:, None]
         c = np.add.reduceat(b, data.first_levels)
         totals = np.add.reduceat(shrunk, data.first_levels) / (1 + outer * c)[:, None]
-        by_level = shrunk - b[:, None] * np.repeat(outer * totals, per, axis=0)  # 1'V⁻¹[x y] of each setting
-        spread = np.repeat(inner * shrunk / 1.0, size, axis=0)
+        by_level = shrunk - b[:, None] * np.repeat(outer * totals, per, axis=0)  # 1'V⁻¹[X y] of each setting
+        spread = np.repeat(inner * shrunk, size, axis=0)
         solved = w[:, None] * (both - spread)
         ones = w * np.repeat(1 / (1 + inner * a), size)
         solved -= ones[:, None] * np.repeat(np.repeat(outer * totals, per, axis=0), size, axis=0)
@@ -149,12 +150,11 @@ class _Likelihood:
         log_det = float(np.log(data.v).sum() + np.log1p(inner * a).sum() + np.log1p(outer * c).sum())
         self.minus_log = 0.5 * (log_det + np.linalg.slogdet(self.information)[1] + rss)
         contrast = np.r_[-self.beta, 1.0]
-        by_cluster = totals
         traces = np.array([(c / (1 + outer * c)).sum(), (b - np.repeat(outer / (1 + outer * c), per) * b**2).sum()])
         self.gradient = np.array(
             [
                 0.5 * (trace - np.sum(self.covariance * (z[:, :p].T @ z[:, :p])) - ((z @ contrast) ** 2).sum())
-                for trace, z in zip(traces, (by_cluster, by_level), strict=True)
+                for trace, z in zip(traces, (totals, by_level), strict=True)
             ]
         )
 
@@ -189,8 +189,8 @@ def _fitted(data: Nested, sigma2: Vector, notes: tuple[str, ...]) -> ThreeLevel:
     n, p = data.x.shape
     constant = 0.5 * (np.linalg.slogdet(data.x.T @ data.x)[1] - (n - p) * np.log(2 * np.pi))
     w = 1 / data.v
-    trace = float(w.sum() - np.trace(np.linalg.solve(data.x.T @ (w[:, None] * data.x), data.x.T @ (w[:, None] ** 2 * data.x))))
-    total = float(sigma2.sum()) + (n - p) / trace
+    trace = fit(data.y, data.x, w).trace_p
+    total = float(sigma2.sum()) + ((n - p) / trace if n > p else float(w.mean() ** -1))
     return ThreeLevel(
         coefficients=found.beta,
         covariance=found.covariance,
