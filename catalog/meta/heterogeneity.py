@@ -110,7 +110,7 @@ def paule_mandel(yi: Vector, vi: Vector, X: Matrix, target: float) -> float:
 
 def _moments(yi: Vector, vi: Vector, X: Matrix) -> float:
     common = fit(yi, X, 1 / vi)
-    return max(0.0, (common.rss - (len(yi) - X.shape[1])) / common.trace_p)
+    return max(0.0, (common.rss - float(len(yi) - X.shape[1])) / common.trace_p)
 
 
 def _likeliest(yi: Vector, vi: Vector, X: Matrix, *, restricted: bool) -> float:

@@ -1,7 +1,6 @@
 """The mean of the studies' effects, its interval, and where the effect of a new study may lie."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,5 +128,4 @@ def quantile(df: float, level: float) -> float:
 
 def two_sided(statistic: float, df: float) -> float:
     """The two-sided p-value of a t statistic, normal for infinite df."""
-    lower: Callable[[float], float] = ndtr if math.isinf(df) else lambda value: stdtr(df, value)
-    return float(2 * lower(-abs(statistic)))
+    return 2 * float(ndtr(-abs(statistic)) if math.isinf(df) else stdtr(df, -abs(statistic)))

@@ -1,7 +1,7 @@
 """Meta-regression: what of the settings explains how their effects differ."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -132,7 +132,9 @@ def permutation_test(
     k = len(yi)
     exact = math.factorial(k) <= EXACT
     draw = np.random.default_rng(seed)
-    orders = permutations(range(k)) if exact else (draw.permutation(k) for _ in range(orderings))
+    orders: Iterable[Sequence[int]] = (
+        permutations(range(k)) if exact else (draw.permutation(k).tolist() for _ in range(orderings))
+    )
 
     def statistics(order: Sequence[int]) -> Vector:
         there = X[list(order)]

@@ -43,7 +43,7 @@ class Fit:
     @property
     def hat(self) -> Vector:
         """The diagonal of X (X'WX)^-1 X'W: the leverage of each effect."""
-        return self.weights * np.einsum("ij,jk,ik->i", self.X, self.covariance, self.X)
+        return np.asarray(self.weights * np.einsum("ij,jk,ik->i", self.X, self.covariance, self.X))
 
     @property
     def log_determinant(self) -> float:
@@ -51,7 +51,7 @@ class Fit:
         return -float(np.linalg.slogdet(self.covariance)[1])
 
     def _moment(self, power: int) -> Matrix:
-        return (self.X * (self.weights**power)[:, None]).T @ self.X
+        return np.asarray((self.X * (self.weights**power)[:, None]).T @ self.X)
 
 
 def fit(yi: Vector, X: Matrix, weights: Vector) -> Fit:
