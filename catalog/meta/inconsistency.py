@@ -131,4 +131,3 @@ def _pooled(design: tuple[str, ...], group: Sequence[Study], tau2: float) -> Stu
 
 def _part(residuals: Vector, weights: Vector, block: NDArray[np.intp]) -> float:
     return float(weights[block] @ residuals[block] ** 2)
-

@@ -161,7 +161,7 @@ class _Likelihood:
 
 def _maximum(data: Nested, free: Sequence[bool]) -> Vector:
     """Maximise the restricted likelihood over the free variances from several starts (0 is a usual solution)."""
-    scale = float(np.var(data.y)) or float(data.v.mean())
+    scale = float(np.var(data.y) + data.v.mean())
     mask = np.array(free)
     if not mask.any():
         return np.zeros(2)

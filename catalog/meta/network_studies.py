@@ -84,7 +84,9 @@ def from_counts(arms: Sequence[Arm], scale: Literal["RD", "OR"]) -> tuple[list[S
         corrected += zero
         made.append(_study(group, *(_risks if scale == "RD" else _log_odds)(k, n, 0.5 if zero else 0.0)))
     if corrected:
-        notes.append(f"{corrected} of {len(made) + len(empty)} studies have an arm with 0 or all events: {RULES[scale]}")
+        notes.append(
+            f"{corrected} of {len(made) + len(empty)} studies have an arm with 0 or all events: {RULES[scale]}"
+        )
     if empty:
         notes.append(f"excluded, no arm or every arm has all the events, so odds say nothing: {', '.join(empty)}")
     return made, notes

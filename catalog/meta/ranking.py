@@ -82,9 +82,7 @@ def leader(found: Network, better: Better) -> str:
     return f"{first} ranks first: the interval of its difference from the second, {second}, excludes 0"
 
 
-def without_clusters(
-    studies: Sequence[Study], reference: str, method: Tau2, better: Better
-) -> list[LeftOut]:
+def without_clusters(studies: Sequence[Study], reference: str, method: Tau2, better: Better) -> list[LeftOut]:
     """Rank again without each cluster in turn, in alphabetical order."""
     names = sorted({study.cluster for study in studies})
     return [_without(name, studies, reference, method, better) for name in names]

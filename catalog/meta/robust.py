@@ -19,7 +19,7 @@ def cr2(y: Vector, x: Matrix, variances: Sequence[Matrix], parts: Sequence[Index
 
     `parts` are the rows of each cluster and `variances` their working variance matrices, whose inverses are the
     weights. For cluster j, A_j = D'B^(-1/2)D with Φ_j = D'D and B = D(Φ_j - X_j M X_j')D', where M is the inverse
-    of ΣX'Φ⁻¹X; degrees of freedom are (tr G'ΦG)² / tr((G'ΦG)²).
+    of ΣX'Φ⁻¹X; degrees of freedom are (tr G'ΦG)² / tr((G'ΦG)²). One cluster has none, and NaN for a covariance.
     """
     weighted = [np.linalg.solve(phi, x[rows]) for phi, rows in zip(variances, parts, strict=True)]
     bread = np.linalg.inv(sum(x[rows].T @ w for rows, w in zip(parts, weighted, strict=True)))
@@ -35,8 +35,9 @@ def cr2(y: Vector, x: Matrix, variances: Sequence[Matrix], parts: Sequence[Index
         u = adjusted @ bread
         leaning[:, number, :] = (x[rows].T @ u).T
         own[:, number] = np.einsum("ij,ik,kj->j", u, phi, u)
-    df = np.array([_satterthwaite(own[c], leaning[c], bread) for c in range(columns)])
-    return bread @ meat @ bread, df
+    if len(parts) == 1:
+        return np.full_like(bread, np.nan), np.zeros(columns)
+    return bread @ meat @ bread, np.array([_satterthwaite(own[c], leaning[c], bread) for c in range(columns)])
 
 
 def _adjustment(phi: Matrix, x: Matrix, bread: Matrix) -> Matrix:

@@ -58,7 +58,11 @@ def test_pooling_agrees_with_metafor(case):
     tolerance = CLOSED if method in ("FE", "DL") else ITERATIVE
     asked = {"tau2_method": "REML" if method == "FE" else method, "common": method == "FE"}
     ours = pool(yi, vi, interval=INTERVALS[test], prediction="metafor", **asked)
-    agree([ours.estimate, ours.se, ours.low, ours.high, ours.p], [r[n] for n in ("estimate", "se", "low", "high", "p")], tolerance)
+    agree(
+        [ours.estimate, ours.se, ours.low, ours.high, ours.p],
+        [r[n] for n in ("estimate", "se", "low", "high", "p")],
+        tolerance,
+    )
     spread, definition = ours.heterogeneity, "Q" if method == "FE" else "tau2"
     agree([spread.tau2, spread.q, spread.q_p], [r["tau2"], r["q"], r["q_p"]], tolerance)
     agree([spread.i2[definition], spread.h2[definition]], [r["i2"], r["h2"]], tolerance)
