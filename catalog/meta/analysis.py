@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog.meta.clusters import FEWEST, aggregate, claim_note
-from catalog.meta.heterogeneity import Tau2Method, heterogeneity
+from catalog.meta.heterogeneity import Tau2Method, heterogeneity, tau2
 from catalog.meta.multilevel import robust_interval, three_level
 from catalog.meta.pool import Interval, Pooled, Prediction, pool, quantile
 from catalog.meta.robust import cr2
@@ -167,13 +167,20 @@ def _fixed_set(data: Data, choices: Choices) -> Pooled:
     found = pool(data.yi, data.vi, common=True, interval="z", level=choices.level)
     reach = quantile(data.df, choices.level) * found.se
     note = claim_note(len(set(_clusters(data)))) or ""
+    X = np.ones((len(data.yi), 1))
+    between = tau2(choices.tau2, data.yi, data.vi, X)
     return replace(
         found,
         model="clusters",
+        heterogeneity=heterogeneity(data.yi, data.vi, X, between, choices.level),
         df=data.df,
         low=found.estimate - reach,
         high=found.estimate + reach,
-        notes=(note, "the interval holds sampling error only: that of the mean over these settings", *found.notes),
+        notes=(
+            note,
+            "the interval holds sampling error only, that of the mean over these settings; tau2 is between them",
+            *found.notes,
+        ),
     )
 
 

@@ -41,6 +41,8 @@ def pooled(
     found = analysis.pooled(data, choices)
     names, places = analysis.units(data, choices)
     notes = [*data.notes, *found.notes]
+    if choices.model in ("mh", "peto"):
+        notes.append("pooling needs no correction of zero cells; only the effects of single tables, and Q, have it")
 
     def refit(kept: NDArray[np.intp]) -> Pooled:
         chosen = np.concatenate([places[unit] for unit in kept])

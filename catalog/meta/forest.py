@@ -11,7 +11,8 @@ from catalog.meta.pool import Pooled, quantile
 from catalog.meta.words import UNITS, scale_of, spread_line
 
 ROW = 20
-LABELS, PLOT, NUMBERS = 190, 300, 230
+LABELS, PLOT = 190, 300
+COLUMNS = {"n": 64, "weight": 52, "effect": 140}  # widths in pixels
 AXIS_MARGIN = 0.06
 
 
@@ -35,15 +36,16 @@ def forest(data: Data, found: Pooled, level: float = 0.95) -> alt.HConcatChart:
     last = -len(studies) - 0.4
     pooled = [factor * value for value in (found.low, found.estimate, found.high)]
     predicted = None if math.isnan(found.pi_low) else (factor * found.pi_low, factor * found.pi_high)
-    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[last - (1.7 if predicted else 0.7), 0.7], nice=False))
+    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[last - (1.7 if predicted else 0.7), 1.5], nice=False))
     rows = [(f"pooled ({found.model})", last)] + ([("prediction interval", last - 1)] if predicted else [])
-    height = ROW * (len(studies) + 2 + len(rows))
+    height = ROW * (len(studies) + 2.8 + len(rows))
     names = [*zip(studies["label"], studies["place"], strict=True), *rows]
     left = _texts(names, y, "left", LABELS, height)
-    right = _numbers(studies, pooled, predicted, last, y, height)
+    columns = _numbers(studies, pooled, predicted, last)
+    right = [_texts(columns[name], y, "right", COLUMNS[name], height) for name in columns]
     middle = _middle(studies, pooled, predicted, last, y).properties(width=PLOT, height=height)
     title = alt.TitleParams(_title(data, found), subtitle=spread_line(data.measure, found), fontSize=12.5)
-    chart: alt.HConcatChart = alt.hconcat(left, middle, right, spacing=6, title=title)
+    chart: alt.HConcatChart = alt.hconcat(left, middle, *right, spacing=6, title=title)
     return chart
 
 
@@ -72,25 +74,24 @@ def _middle(
 
 
 def _numbers(
-    studies: pd.DataFrame,
-    pooled: Sequence[float],
-    predicted: tuple[float, float] | None,
-    last: float,
-    y: alt.Y,
-    height: int,
-) -> alt.LayerChart:
+    studies: pd.DataFrame, pooled: Sequence[float], predicted: tuple[float, float] | None, last: float
+) -> dict[str, list[tuple[str, float]]]:
+    """What each effect rests on (if known), its weight and its interval, and the intervals of the last rows."""
     low, estimate, high = pooled
-    numbers = [
-        (f"{row.rests}   {row.weight:.1%}   {row.x:.3g} [{row.low:.3g}, {row.high:.3g}]", row.place)
-        for row in studies.itertuples()
-    ]
-    numbers.append((f"{estimate:.3g} [{low:.3g}, {high:.3g}]", last))
+    rows = list(studies.itertuples())
+    limits = [(f"{row.x:.3g} [{row.low:.3g}, {row.high:.3g}]", float(row.place)) for row in rows]
+    limits.append((f"{estimate:.3g} [{low:.3g}, {high:.3g}]", last))
     if predicted:
-        numbers.append((f"[{predicted[0]:.3g}, {predicted[1]:.3g}]", last - 1))
-    return _texts(numbers, y, "right", NUMBERS, height)
+        limits.append((f"[{predicted[0]:.3g}, {predicted[1]:.3g}]", last - 1))
+    rests = [(str(row.rests), float(row.place)) for row in rows if row.rests]
+    return {
+        **({"n": [("n", 1.0), *rests]} if rests else {}),
+        "weight": [("weight", 1.0), *((f"{row.weight:.1%}", float(row.place)) for row in rows)],
+        "effect": [("effect [95 %]", 1.0), *limits],
+    }
 
 
-def _texts(pairs: Sequence[tuple[str, float]], y: alt.Y, align: str, width: int, height: int) -> alt.LayerChart:
+def _texts(pairs: Sequence[tuple[str, float]], y: alt.Y, align: str, width: int, height: float) -> alt.LayerChart:
     data = pd.DataFrame(list(pairs), columns=["text", "place"])
     data["at"] = 0.0 if align == "left" else 1.0
     x = alt.X("at:Q", axis=None, scale=alt.Scale(domain=[0, 1], nice=False))
@@ -99,4 +100,4 @@ def _texts(pairs: Sequence[tuple[str, float]], y: alt.Y, align: str, width: int,
 
 
 def _title(data: Data, found: Pooled) -> str:
-    return f"{UNITS[data.measure]}: {len(data.yi)} effects, {found.model} model (n, weight, 95 % interval)"
+    return f"{UNITS[data.measure]}: {len(data.yi)} effects, {found.model} model"

@@ -49,15 +49,21 @@ def from_table(
         totals_shown = (counts.total + counts.reference_total).astype(int).tolist()
         data = Data(
             labels=labels, yi=found.yi, vi=found.vi, measure=measure, counts=counts, clusters=clusters, levels=levels,
-            excluded=len(lost), notes=tuple(notes), sizes=[f"n {n}" for n in totals_shown],
+            excluded=len(lost), notes=tuple(notes), sizes=[str(n) for n in totals_shown],
         )  # fmt: skip
         return data.at(places), X[places], names
     if not (yi and vi):
         raise ChoiceError("give --yi and --vi, or --measure with --events and --totals")
+    effects, variances = studies.effects(yi, vi)
     data = Data(
-        labels=labels, yi=studies.numbers(yi), vi=studies.variances(vi), measure=measure or "GEN", clusters=clusters,
-        levels=levels, notes=repeated,
-    )  # fmt: skip
+        labels=labels,
+        yi=effects,
+        vi=variances,
+        measure=measure or "GEN",
+        clusters=clusters,
+        levels=levels,
+        notes=repeated,
+    )
     return data, X, names
 
 
@@ -78,7 +84,7 @@ def from_settings(settings: Settings, effect: Effect) -> Data:
         df=settings.df if settings.df > 0 else math.inf,
         excluded=settings.excluded,
         notes=settings.notes,
-        sizes=[f"n {one.prompts} × {one.seeds}" for one in found],
+        sizes=[f"{one.prompts} × {one.seeds}" for one in found],
     )
 
 

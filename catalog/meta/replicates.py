@@ -27,8 +27,9 @@ def from_csv(studies: Studies, method: str, effect: Effect) -> Settings:
     """Settings (model × ratio) of a method against the rows of method `sft`, paired by seed.
 
     The variance of a setting's mean over S seeds is s²/S, s² being the variance between seeds pooled over all
-    settings of the method (design, section 2); for OR relative to the binomial one, which the base rates decide.
-    hs leaves out rows without harmful data, because nothing attacks there.
+    settings of the method (design, section 2). For OR it is relative to the binomial one, which the base rates
+    decide, and never below it: seeds without one event do not vary, yet their odds are not known exactly. hs leaves
+    out rows without harmful data, because nothing attacks there.
     """
     arms, notes = _arms(studies, method, effect)
     paired, lonely, empty = _paired(arms[method], arms[REFERENCE])
@@ -42,6 +43,8 @@ def from_csv(studies: Studies, method: str, effect: Effect) -> Settings:
     freedom = sum(one.seeds - 1 for one in informative.values())
     squares = sum(one.squares(measure) for one in informative.values())
     between = squares / freedom if freedom else 0.0
+    if measure == "OR" and freedom:
+        between = max(1.0, between)
     settings = [
         Setting(
             label=_label(*place),

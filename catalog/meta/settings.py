@@ -21,6 +21,7 @@ Effect = Literal["hs_rd", "hs_or", "fa_rd"]
 
 MEASURES: dict[Effect, Measure] = {"hs_rd": "RD", "hs_or": "OR", "fa_rd": "RD"}
 OUTCOMES: dict[Effect, str] = {"hs_rd": "harmful", "hs_or": "harmful", "fa_rd": "accuracy"}
+OWN_BASES = "every seed has a base model of its own: clusters are bases, and the claim is about bases of this recipe"
 SEED_IS_BASE = ("micro",)  # testbeds that train a base model of their own for every seed
 
 
@@ -68,7 +69,8 @@ def from_cells(cells: Iterable[Cell], method: str, effect: Effect, testbed: str,
             model = str(cell.condition.get("model"))
             parts = [(f"{model}, {label}", model, shared)] if shared else []
         found += [_setting(*part, ours, theirs, effect) for part in parts]
-    notes = [f"{lonely} seeds have no partner in the other arm and are left out"] if lonely else []
+    notes = [OWN_BASES] if testbed in SEED_IS_BASE else []
+    notes += [f"{lonely} seeds have no partner in the other arm and are left out"] if lonely else []
     return Settings(tuple(sorted(found, key=lambda one: one.label)), unanswered, tuple(notes))
 
 

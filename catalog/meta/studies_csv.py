@@ -68,6 +68,19 @@ class Studies:
             raise RefusedError(faults)
         return np.array(values)
 
+    def effects(self, yi: str, vi: str) -> tuple[Vector, Vector]:
+        """Effects and their variances. RefusedError names the faulty rows of both columns."""
+        self.check(yi, vi)
+        faults, found = [], []
+        for read_column, column in ((self.numbers, yi), (self.variances, vi)):
+            try:
+                found.append(read_column(column))
+            except RefusedError as error:
+                faults += error.problems
+        if faults:
+            raise RefusedError(faults)
+        return found[0], found[1]
+
     def variances(self, column: str) -> Vector:
         """A column of numbers above 0."""
         found = self.numbers(column)
