@@ -98,7 +98,7 @@ def _show(analysis: "Analysis", notes: Sequence[str]) -> None:
     rows = []
     for name in sorted(found.treatments, key=lambda name: -analysis.p_scores[name]):
         at, rank = found.treatments.index(name), analysis.ranks[name]
-        shown = ("reference", "", "")
+        shown: tuple[str, ...] = ("reference", "", "")
         if at:
             values = found.estimate[at, 0], (low[at, 0], high[at, 0]), (new_low[at, 0], new_high[at, 0])
             shown = (f"{points * values[0]:.3g}", *(_limits(points * one, points * two) for one, two in values[1:]))
