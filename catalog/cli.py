@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from catalog.meta import command as meta
 from catalog.taxonomy import BASELINES, PaperType, Stage, Status
 from catalog.terminal import card, complain, emit, table
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 export = typer.Typer(no_args_is_help=True, help="Write the catalogue in another format.")
 app.add_typer(export, name="export")
+app.add_typer(meta.app, name="meta")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="File to write.")]

@@ -77,8 +77,8 @@ def regress(
     k, p = X.shape
     if k < p:
         raise ValueError(f"{k} effects cannot carry {p} coefficients; drop moderators")
-    if dependent := _dependent(X, names):
-        raise ValueError(f"moderator {dependent} is constant or follows from the others; drop it")
+    if column := dependent(X, names):
+        raise ValueError(f"moderator {column} is constant or follows from the others; drop it")
     between = 0.0 if common else tau2(tau2_method, yi, vi, X)
     found = fit(yi, X, 1 / (vi + between))
     scale, df, notes = knapp_hartung(found.rss, k - p, interval)
@@ -159,7 +159,7 @@ def _wald(estimates: Vector, covariance: Matrix) -> float:
     return float(estimates @ np.linalg.solve(covariance, estimates))
 
 
-def _dependent(X: Matrix, names: Sequence[str]) -> str | None:
+def dependent(X: Matrix, names: Sequence[str]) -> str | None:
     """The first column that adds nothing to those before it."""
     size = np.linalg.norm(X, axis=0)
     scaled = X / np.where(size > 0, size, 1.0)

@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import chdtr
 
 from catalog.meta.heterogeneity import Tau2Method, tau2
 from catalog.meta.pool import Pooled
 from catalog.meta.weighted import Matrix, Vector, fit
 
-Refit = Callable[[Vector, Vector], Pooled]
+Refit = Callable[[NDArray[np.intp]], Pooled]
+"""Pools the studies at the given places."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,18 @@ class Influence:
     influential: bool
 
 
-def leave_one_out(labels: Sequence[str], yi: Vector, vi: Vector, refit: Refit) -> list[tuple[str, Pooled]]:
+def leave_one_out(labels: Sequence[str], refit: Refit) -> list[tuple[str, Pooled]]:
     """Pool again without each study in turn, named by the one left out; empty for a single study."""
-    if len(yi) < 2:
+    places = np.arange(len(labels))
+    if len(labels) < 2:
         return []
-    return [(label, refit(np.delete(yi, place), np.delete(vi, place))) for place, label in enumerate(labels)]
+    return [(label, refit(np.delete(places, place))) for place, label in enumerate(labels)]
 
 
-def cumulative(
-    labels: Sequence[str], yi: Vector, vi: Vector, refit: Refit, order: Sequence[int] | None = None
-) -> list[tuple[str, Pooled]]:
+def cumulative(labels: Sequence[str], refit: Refit, order: Sequence[int] | None = None) -> list[tuple[str, Pooled]]:
     """Pool the first study, the first two, and so on, named by the one added; in file order unless `order` is given."""
-    places = list(range(len(yi)) if order is None else order)
-    return [(labels[place], refit(yi[places[: n + 1]], vi[places[: n + 1]])) for n, place in enumerate(places)]
+    places = np.arange(len(labels)) if order is None else np.array(order)
+    return [(labels[place], refit(places[: n + 1])) for n, place in enumerate(places)]
 
 
 def influence(

@@ -1,0 +1,289 @@
+"""`hft meta`: pooling, networks and regressions of any table of studies, and of our own records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from catalog.meta.network_command import network_command
+from catalog.terminal import complain, emit
+
+if TYPE_CHECKING:
+    from catalog.meta.analysis import Choices, Data
+    from catalog.meta.document import Document
+    from catalog.meta.settings import Effect
+    from catalog.meta.studies_csv import Studies
+    from catalog.meta.weighted import Matrix
+
+app = typer.Typer(no_args_is_help=True, help="Meta-analysis: effects pooled, compared and explained.")
+app.command("network")(network_command)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Table with a header and one row a study.", dir_okay=False)]
+Yi = Annotated[str | None, typer.Option("--yi", metavar="COL", help="Column of effects.")]
+Vi = Annotated[str | None, typer.Option("--vi", metavar="COL", help="Column of their sampling variances.")]
+MeasureOf = Annotated[
+    Literal["RD", "OR", "RR", "AS"] | None,
+    typer.Option("--measure", help="Risk difference, log odds ratio, log risk ratio, arcsine difference."),
+]
+Events = Annotated[str | None, typer.Option(metavar="COL,COL", help="Columns of events, method's and reference's.")]
+Totals = Annotated[str | None, typer.Option(metavar="COL,COL", help="Columns of totals in the same order.")]
+Label = Annotated[str | None, typer.Option(metavar="COL", help="Column of names [default: label, study, …].")]
+Tau2 = Annotated[Literal["REML", "DL", "PM", "ML"], typer.Option("--tau2", help="Estimator of tau².")]
+ModelOf = Annotated[
+    Literal["random", "common", "mh", "peto", "clusters", "three-level"] | None,
+    typer.Option("--model", help="[default: random; clusters with --cluster; three-level with --level too]"),
+]
+Ci = Annotated[
+    Literal["z", "hk", "hk-guarded", "cr2"] | None,
+    typer.Option(
+        "--ci", help="Normal, Hartung-Knapp, never narrower than normal, cluster-robust. [default: hk; fixed z]"
+    ),
+]
+Pi = Annotated[Literal["hts", "metafor", "none"], typer.Option("--pi", help="Prediction interval.")]
+Cluster = Annotated[str | None, typer.Option(metavar="COL", help="Column of the base model or paper of each effect.")]
+Level = Annotated[str | None, typer.Option(metavar="COL", help="Column of settings inside clusters.")]
+Mods = Annotated[str | None, typer.Option(metavar="COL,…", help="Moderators: numbers, or words to be told apart.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw a forest plot as SVG.")]
+
+
+@app.command("pool")
+def pool_command(
+    csv: Csv = None,
+    yi: Yi = None,
+    vi: Vi = None,
+    measure: MeasureOf = None,
+    events: Events = None,
+    totals: Totals = None,
+    label: Label = None,
+    model: ModelOf = None,
+    tau2: Tau2 = "REML",
+    ci: Ci = None,
+    pi: Pi = "hts",
+    cluster: Cluster = None,
+    level: Level = None,
+    mods: Mods = None,
+    method: Annotated[str | None, typer.Option(metavar="ID", help="Pool a method of our records against SFT.")] = None,
+    effect: Annotated[
+        Literal["hs_rd", "hs_or", "fa_rd"],
+        typer.Option(help="With --method: harmful score as risk difference or log odds ratio, accuracy as difference."),
+    ] = "hs_rd",
+    testbed: Annotated[str, typer.Option(help="With --method: whose runs.")] = "micro",
+    attack: Annotated[
+        str, typer.Option(help="With --method: declared conditions, as in graded,strong, or all.")
+    ] = "graded",
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            "--records",
+            help="With --method: counts from a CSV: method model ratio seed harmful_k harmful_n correct_k correct_n.",
+            dir_okay=False,
+        ),
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="With --method: where records are.")] = None,
+    leave_one_out: Annotated[
+        bool | None, typer.Option("--leave-one-out/--no-leave-one-out", help="[default: up to 200 effects or clusters]")
+    ] = None,
+    cumulative: Annotated[bool, typer.Option("--cumulative", help="Add effects one by one, in file order.")] = False,
+    order: Annotated[str | None, typer.Option(metavar="COL", help="Cumulative in the order of this column.")] = None,
+    influence: Annotated[bool, typer.Option("--influence", help="Diagnostics of every effect.")] = False,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Pool effects: estimate, confidence and prediction interval, heterogeneity, leave-one-out.
+
+    Effects come from a table (--csv with --yi and --vi, or with --measure, --events and --totals), or from runs
+    (--method). Where a prediction interval is given, read it first: it is about the next setting.
+    """
+    with faults():
+        from catalog.meta import document, inputs, words
+        from catalog.meta.analysis import ChoiceError, choose
+
+        places = None
+        if method is not None:
+            if csv or yi or vi or measure or events or totals or cluster or level or mods or order:
+                raise ChoiceError("--method: brings its own effects and clusters; give it without the options of --csv")
+            data, X, names = _of_method(method, effect, testbed, attack, records, results), None, []
+            origin: Document = {"of": method, "effect": effect, "testbed": None if records else testbed}
+            model = model or "clusters"
+        else:
+            if records or results:
+                raise ChoiceError("--records and --results: name the method with --method")
+            studies = _read(csv, label)
+            data, X, names = inputs.from_table(
+                studies,
+                yi=yi,
+                vi=vi,
+                measure=measure,
+                events=events,
+                totals=totals,
+                cluster=cluster,
+                level=level,
+                mods=mods,
+            )
+            origin = {"input": str(csv)}
+            if order:
+                sequence = studies.numbers(order)
+                places = sorted(range(len(data.yi)), key=lambda at: sequence[studies.labels.index(data.labels[at])])
+        choices = choose(data, model, tau2, ci, pi, 0.95)
+        if mods and X is not None:
+            if plot or cumulative or influence:
+                raise ChoiceError("--mods: no forest plot, cumulative or influence analysis with moderators")
+            _regress(data, X, names, choices, origin, 0, 0, as_json=as_json)
+            return
+        made, found = document.pooled(
+            data,
+            choices,
+            leave_one_out=leave_one_out,
+            cumulative=(places or list(range(len(data.yi)))) if cumulative or order else None,
+            influence=influence,
+            origin=origin,
+        )
+        if plot:
+            from catalog.charts import svg
+            from catalog.meta.forest import forest
+
+            plot.parent.mkdir(parents=True, exist_ok=True)
+            plot.write_text(svg(forest(data, found), "light"), encoding="utf-8")
+            typer.echo(f"{plot}: forest plot", err=True)
+    if as_json:
+        emit(made)
+    else:
+        words.show(data, found, made)
+
+
+@app.command("regress")
+def regress_command(
+    csv: Csv = None,
+    mods: Mods = None,
+    yi: Yi = None,
+    vi: Vi = None,
+    measure: MeasureOf = None,
+    events: Events = None,
+    totals: Totals = None,
+    label: Label = None,
+    model: ModelOf = None,
+    tau2: Tau2 = "REML",
+    ci: Ci = None,
+    cluster: Cluster = None,
+    level: Level = None,
+    permutations: Annotated[
+        int, typer.Option(min=0, help="Permutation test with so many orderings (all of them for up to 7 effects).")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the permutations.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Explain how effects differ by moderators: coefficients, test of all together, what is left unexplained.
+
+    Clusters alone give cluster-robust intervals, clusters with levels the three-level model.
+    """
+    with faults():
+        from catalog.meta import inputs
+        from catalog.meta.analysis import ChoiceError, choose
+
+        if not mods:
+            raise ChoiceError("--mods: name the moderators")
+        studies = _read(csv, label)
+        data, X, names = inputs.from_table(
+            studies,
+            yi=yi,
+            vi=vi,
+            measure=measure,
+            events=events,
+            totals=totals,
+            cluster=cluster,
+            level=level,
+            mods=mods,
+        )
+        if cluster and not level and model is None:
+            model, ci = "random", ci or "cr2"
+        choices = choose(data, model, tau2, ci, "none", 0.95)
+        _regress(data, X, names, choices, {"input": str(csv)}, permutations, seed, as_json=as_json)
+
+
+def _regress(
+    data: Data,
+    X: Matrix,
+    names: list[str],
+    choices: Choices,
+    origin: Document,
+    permutations: int,
+    seed: int,
+    *,
+    as_json: bool,
+) -> None:
+    from catalog.meta import document, words
+    from catalog.meta.analysis import ChoiceError
+    from catalog.meta.clustered_regression import regressed
+    from catalog.meta.regress import permutation_test
+
+    found = regressed(data, X, names, choices)
+    permuted = None
+    if permutations:
+        if choices.model != "random" or choices.ci == "cr2":
+            raise ChoiceError("--permutations: for --model random with --ci z or hk, whose effects are exchangeable")
+        permuted = permutation_test(
+            data.yi, data.vi, X, names, orderings=permutations, seed=seed, tau2_method=choices.tau2, interval=choices.ci
+        )
+    made = document.regression(data, choices, found, permuted, origin)
+    if as_json:
+        emit(made)
+    else:
+        words.show_regression(made)
+
+
+def _read(csv: Path | None, label: str | None) -> Studies:
+    from catalog.meta import studies_csv
+    from catalog.meta.analysis import ChoiceError
+
+    if csv is None:
+        raise ChoiceError("give a table with --csv, or a method of the records with --method")
+    studies = studies_csv.read(csv, label)
+    complain(studies.warnings)
+    return studies
+
+
+def _of_method(
+    method: str, effect: Effect, testbed: str, attack: str, table: Path | None, results: Path | None
+) -> Data:
+    """Effects of a method by setting: from a table of counts, or from the records of one testbed."""
+    from catalog.meta import inputs, settings, studies_csv
+
+    if table is not None:
+        from catalog.meta.replicates import from_csv
+
+        studies = studies_csv.read(table)
+        complain(studies.warnings)
+        return inputs.from_settings(from_csv(studies, method, effect), effect)
+    from catalog import cli, measured, papers, running
+    from catalog import results as cells
+    from catalog.conditions import DECLARED
+    from catalog.meta.analysis import ChoiceError
+    from catalog.problems import did_you_mean
+    from reproduce import record
+
+    slug = cli.find_subject(method, papers.load(cli.root() / papers.FILE)[1])
+    wanted = [] if attack == "all" else inputs.columns_of(attack)
+    for name in wanted:
+        if name not in DECLARED:
+            raise ChoiceError(f"--attack {name}: {did_you_mean(name, [*DECLARED, 'all'])}")
+    found = measured.cells(cells.select(running.read(results or record.RESULTS), slug))
+    return inputs.from_settings(settings.from_cells(found, slug, effect, testbed, wanted), effect)
+
+
+@contextmanager
+def faults() -> Iterator[None]:
+    """Faulty rows and unreadable files end the program with 1, options that do not fit with 2."""
+    from catalog.cli import fail, refusals
+    from catalog.meta.analysis import ChoiceError
+    from catalog.meta.studies_csv import ColumnError
+
+    with refusals():
+        try:
+            yield
+        except (ChoiceError, ColumnError) as error:
+            fail(str(error), 2)
