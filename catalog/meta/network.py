@@ -107,7 +107,7 @@ class Network:
 
     @property
     def i2(self) -> float:
-        return max(0.0, (self.q - self.df) / self.q) if self.q > 0 else 0.0
+        return max(0.0, (self.q - self.df) / self.q) if self.df > 0 and self.q > 0 else 0.0
 
     def interval(self) -> tuple[Matrix, Matrix]:
         """95 % limits of every contrast, by the normal distribution."""
@@ -158,7 +158,7 @@ def fitted(rows: Contrasts, method: Tau2, tau2: float) -> Network:
         rows=rows,
         method=method,
         tau2=tau2,
-        q=found.rss if tau2 == 0 else rows.solve(0.0).rss,
+        q=(found if tau2 == 0 else rows.solve(0.0)).rss if rows.df > 0 else 0.0,
         theta=theta,
         covariance=covariance,
         estimate=theta[:, None] - theta[None, :],

@@ -102,10 +102,12 @@ def document(analysis: Analysis, notes: Sequence[str] = ()) -> dict[str, Any]:
 def effects(found: Network) -> dict[str, dict[str, dict[str, float | None]]]:
     """All contrasts with confidence and prediction limits, without those of a treatment with itself."""
     tables: list[Matrix] = [found.estimate, found.se, *found.interval(), *found.prediction()]
-    columns = [np.where(np.isnan(matrix), None, matrix).tolist() for matrix in tables]
+    columns = [matrix.astype(object) for matrix in tables]
+    for column, matrix in zip(columns, tables, strict=True):
+        column[np.isnan(matrix)] = None
     return {
         one: {
-            other: dict(zip(FIELDS, (column[i][j] for column in columns), strict=True))
+            other: dict(zip(FIELDS, (column[i, j] for column in columns), strict=True))
             for j, other in enumerate(found.treatments)
             if i != j
         }
