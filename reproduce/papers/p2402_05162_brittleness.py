@@ -148,7 +148,6 @@ SAYS = {
     "rank_removal_utility_share": ("ratio", "its utility after over before"),
     "overlap_attention_minus_mlp": ("ratio", "Jaccard overlap of the top 5 % for safety and utility"),
 }
-OVERLAP = 0.05  # top share whose overlap is measured
 Values = dict[str, float | None]
 
 
@@ -183,22 +182,23 @@ class Attribution(Study):
 
         def harm(method: Method, attack: str) -> float:
             arms = {**Freeze().sweep(), **Freeze().arms()}
-            own = next((name for name, m in arms.items() if m == method), "main")
+            own = next((name for name, m in arms.items() if m == method), "set")
             made = lab.run(Run(method=method, attack=attacks[attack], arm=attack, method_arm=own, seed=lab.seed))
             return 100 * rate(made["metrics"]["harmful"])
 
+        half = Freeze(fraction=0.5)
         plain = {name: harm(Sft(), name) for name in attacks}
         frozen = {name: {q: harm(Freeze(fraction=q), name) for q in self.fractions} for name in attacks}
-        gains = {name: plain[name] - harm(Freeze(), name) for name in attacks}
+        gains = {name: plain[name] - harm(half, name) for name in attacks}
         smallest = min(plain, key=lambda name: plain[name])
         saturated = [gains[name] for name in attacks if plain[name] >= 80]
+        attacks["benign"] = known["benign"]
         values: Values = {
             "freeze_gain_saturated": sum(saturated) / len(saturated) if saturated else None,
             "freeze_gain_small_n": gains[smallest],
-            "random_freeze_gain_small_n": plain[smallest] - harm(Freeze().arms()["random-freeze"], smallest),
+            "random_freeze_gain_small_n": plain[smallest] - harm(replace(half, choose="random"), smallest),
+            "freeze_gain_benign": harm(Sft(), "benign") - harm(half, "benign"),
         }
-        attacks["benign"] = known["benign"]
-        values["freeze_gain_benign"] = harm(Sft(), "benign") - harm(Freeze(), "benign")
         y = {name: [plain[name], *frozen[name].values()] for name in frozen}
         return values, {"freezing": Figure([0.0, *self.fractions], y, "frozen share of linear weights", "percent")}
 
@@ -289,7 +289,7 @@ class _Surgeon:
 
     def overlap(self) -> Values:
         both = (scores(self._s, self._study.score, data) for data in (self._refusals, self._benign))
-        safe, useful = (top_masks(found, OVERLAP, "row") for found in both)
+        safe, useful = (top_masks(found, 0.05, "row") for found in both)
         jaccard = {n: int((safe[n] & useful[n]).sum()) / max(1, int((safe[n] | useful[n]).sum())) for n in safe}
         inside = {n for block in self._s.blocks() for n in self._names_in(block.attention)}
         attention = sum(jaccard[n] for n in inside) / len(inside)
