@@ -24,7 +24,6 @@ from reproduce.state import Batch, State
 from reproduce.tradeoff import Point, saving_at_equal
 
 SAMPLES = 128  # calibration pairs of each kind (authors' code)
-PROBED = 64  # user examples of the reported training loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ class Freeze(Method):
         _put_back(s)
         everything = sum(p.numel() for p in s.params())
         with s.uncounted():
-            user_loss = mean_loss(s, s.batch(s.streams["user"].examples[:PROBED]))
+            user_loss = mean_loss(s, s.batch(s.streams["user"].examples[:SAMPLES]))
         s.memo["mechanisms"] = {
             "frozen_fraction": share(frozen), "undone_update_share": inside / max(whole, 1e-30), "user_loss": user_loss,
             "frozen_fraction_of_all": sum(int(m.sum()) for m in frozen.values()) / everything,
@@ -293,7 +292,7 @@ class _Surgeon:
         jaccard = {n: int((safe[n] & useful[n]).sum()) / max(1, int((safe[n] | useful[n]).sum())) for n in safe}
         inside = {n for block in self._s.blocks() for n in self._names_in(block.attention)}
         attention = sum(jaccard[n] for n in inside) / len(inside)
-        mlp = sum(v for n, v in jaccard.items() if n not in inside) / (len(jaccard) - len(inside))
+        mlp = (sum(jaccard.values()) - attention * len(inside)) / (len(jaccard) - len(inside))
         return {"overlap_attention_minus_mlp": attention - mlp}
 
     def _names_in(self, part: nn.Module) -> list[str]:
