@@ -49,7 +49,7 @@ class Antidote(Method):
     stage = Stage.POST_FINE_TUNING
     knob = "alpha"
     values = (0.02, 0.05, 0.1, 0.2)
-    alpha: float = 0.1  # share of a row that is pruned, rounded up (code: 0.01 to 0.25, by task; ours: reproduce/tuning)
+    alpha: float = 0.1  # share of a row that is pruned, rounded up (code: 0.01 to 0.25; ours: reproduce/tuning)
     samples: int = 2000  # re-alignment pairs, at most (code: 2000)
     score: Literal["wanda", "magnitude", "random"] = "wanda"  # random: as many entries of each tensor, anywhere
     data: Literal["harmful", "benign"] = "harmful"  # benign: the code's calibration ablation
