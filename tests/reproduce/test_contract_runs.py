@@ -40,6 +40,7 @@ SMALL: dict[str, dict[str, Any]] = {  # sized for a test; a new paper runs as it
     "safety-landscape": {"points": 3, "directions": 1, "prompts": 4, "grid": 2, "shots": 10, "rungs": 2},
     "ctrl-data-curation": {"rate": 1.0},  # of a quarter of so few rows, hardly one is rewritten and drawn
     "safety-realignment": {"steps": 3, "batch": 4, "warmup": 1},
+    "tar": {"inner_steps": 2, "every": 1, "rates": (1e-3,)},
     "hft-survey": {"ratios": (0.0, 0.2), "sizes": (10, 20), "ratio": 0.2, "n": 20},
 }
 
