@@ -21,21 +21,24 @@ from reproduce.testbeds import world as w
 
 SIZE = 32
 GLYPH = 7  # pixels of a glyph's side before it is scaled
-SCALES = {"drawing": (9, 14), "note": (7, 10)}  # smallest and largest side of a glyph as drawn
+SCALES = {"drawing": (12, 14), "note": (9, 10)}  # smallest and largest side of a glyph as drawn
 NOISE = 0.05
 
 Split = Literal["train", "test"]
 Style = Literal["drawing", "note"]
+Blank = Literal["blank"]  # an empty grey picture: the control in which nothing can be seen
 
 Image = NDArray[np.float32]
 Cells = NDArray[np.bool_]
 
-_INKS = np.float32(
-    [[0.75, 0.05, 0.05], [0.05, 0.45, 0.10], [0.10, 0.10, 0.80], [0.05, 0.05, 0.05], [0.60, 0.05, 0.60], [0.0, 0.5, 0.6]]
+_INKS = np.array(
+    [[0.75, 0.05, 0.05], [0.05, 0.45, 0.1], [0.1, 0.1, 0.8], [0.05, 0.05, 0.05], [0.6, 0.05, 0.6], [0.0, 0.5, 0.6]],
+    np.float32,
 )
-_PAPERS = np.float32(
+_BLACK = _INKS[3]
+_PAPERS = np.array(
     [[1.0, 1.0, 1.0], [1.0, 0.85, 0.6], [0.7, 1.0, 0.7], [0.7, 0.85, 1.0], [1.0, 0.75, 0.8], [0.9, 0.8, 1.0],
-     [1.0, 1.0, 0.6], [0.75, 0.75, 0.75]]
+     [1.0, 1.0, 0.6], [0.75, 0.75, 0.75]], np.float32,
 )  # fmt: skip
 _PATTERNS = 3  # plain, stripes, checks
 
@@ -59,10 +62,12 @@ def variant(item: w.Item) -> int:
     return item.head % w.HEADS_PER_TOPIC
 
 
-def draw(picture: Picture) -> Tensor:
+def draw(picture: Picture | Blank) -> Tensor:
     """The render (3, 32, 32), values from 0 to 1; the same picture is always the same tensor."""
+    if picture == "blank":
+        return torch.full((3, SIZE, SIZE), 0.5)
     rng = derived_rng("picture", picture)
-    canvas, ink = _ground(picture, rng), _INKS[variant(picture.item)] if picture.style == "drawing" else _INKS[3]
+    canvas, ink = _ground(picture, rng), _INKS[variant(picture.item)] if picture.style == "drawing" else _BLACK
     for glyph, (top, left, side) in zip(_glyphs(picture), _places(picture, rng), strict=True):
         spot = canvas[top : top + side, left : left + side]
         spot[_scaled(glyph, side)] = ink * rng.uniform(0.8, 1.2)
@@ -71,18 +76,14 @@ def draw(picture: Picture) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1), np.float32))
 
 
-def blank() -> Tensor:
-    """An empty grey picture: the control in which nothing can be seen."""
-    return torch.full((3, SIZE, SIZE), 0.5)
-
-
 def _ground(picture: Picture, rng: random.Random) -> Image:
     """The modifier's paper and pattern behind a drawing; plain pale paper under a note."""
     if picture.style == "note":
         return np.full((SIZE, SIZE, 3), 0.95, np.float32)
     paper, pattern = divmod(picture.item.modifier, _PATTERNS)
     shift = rng.randrange(4)
-    return _PAPERS[paper] * _shades()[pattern, shift : shift + SIZE, :SIZE, None]
+    ground: Image = _PAPERS[paper] * _shades()[pattern, shift : shift + SIZE, :, None]
+    return ground
 
 
 @cache
@@ -104,7 +105,7 @@ def _glyphs(picture: Picture) -> list[int]:
 def _places(picture: Picture, rng: random.Random) -> list[tuple[int, int, int]]:
     """Top, left and side of each glyph: a drawing's in different quarters, a note's in a row.
 
-    Their sum is even for the first glyph of a training picture and odd for that of a test picture.
+    A quarter of all (top, left, side) is kept for the first glyph of test pictures, the rest for training pictures.
     """
     low, high = SCALES[picture.style]
     while True:
@@ -115,16 +116,18 @@ def _places(picture: Picture, rng: random.Random) -> list[tuple[int, int, int]]:
             jitter = [(rng.randint(0, half - side), rng.randint(0, half - side)) for _ in corners]
             places = [(y + dy, x + dx, side) for (y, x), (dy, dx) in zip(corners, jitter, strict=True)]
         else:
-            top, left = rng.randint(0, SIZE - side), rng.randint(0, SIZE - 3 * side - 2)
+            top, left = rng.randint(8, SIZE - side - 8), rng.randint(0, SIZE - 3 * side - 2)
             places = [(top, left + i * (side + 1), side) for i in range(3)]
-        if sum(places[0]) % 2 == (picture.split == "test"):
+        top, left, side = places[0]
+        if ((top + 2 * left + side) % 4 == 0) == (picture.split == "test"):
             return places
 
 
 @cache
 def _scaled(glyph: int, side: int) -> Cells:
     nearest = np.arange(side) * GLYPH // side
-    return _alphabet()[glyph][np.ix_(nearest, nearest)]
+    cells: Cells = _alphabet()[glyph][np.ix_(nearest, nearest)]
+    return cells
 
 
 @cache
