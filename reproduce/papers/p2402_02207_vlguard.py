@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from reproduce.api import Figure, Finding, Findings, Method, Stage, Study, sft_step
 from reproduce.data import Example, Pools, derived_rng
@@ -67,7 +67,7 @@ class VlguardTextMix(Method):
     paper = "vlguard"
     stage = Stage.FINE_TUNING
     knob = "share"
-    values = (0.05, 0.1, 0.2, 0.4)
+    values: ClassVar[tuple[float, ...]] = (0.05, 0.1, 0.2, 0.4)
     share: float = 0.2  # of n that becomes safety pairs (1,000 of 5,000 in the Lisa paper)
     weight: float = 0.0  # lambda of the joint loss (script of the Booster repository: 0.1)
     rows: int = 4  # safety pairs a step of the joint loss
@@ -79,9 +79,10 @@ class VlguardTextMix(Method):
         """Safety pairs in the place of task samples; what the provider does not know as its task's data stays."""
         task = {e for t in pools.tasks.values() for e in t.train}
         places = [i for i, e in enumerate(user) if e in task]
-        places = derived_rng("text mix", len(user)).sample(places, min(round(self.share * len(user)), len(places)))
-        mixed, safe = list(user), pools.refusals()
-        for k, place in enumerate(places):
+        rng = derived_rng("text mix", pools.seed)
+        rng.shuffle(places)
+        mixed, safe = list(user), rng.sample(pools.refusals(), len(pools.refusals()))
+        for k, place in enumerate(places[: round(self.share * len(user))]):
             mixed[place] = safe[k % len(safe)]
         return mixed
 

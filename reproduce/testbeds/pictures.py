@@ -21,7 +21,7 @@ from reproduce.testbeds import world as w
 
 SIZE = 32
 GLYPH = 7  # pixels of a glyph's side before it is scaled
-SCALES = {"drawing": (12, 14), "note": (9, 10)}  # smallest and largest side of a glyph as drawn
+SCALES = {"drawing": (13, 14), "note": (9, 10)}  # smallest and largest side of a glyph as drawn
 NOISE = 0.05
 
 Split = Literal["train", "test"]
@@ -132,7 +132,7 @@ def _scaled(glyph: int, side: int) -> Cells:
 
 @cache
 def _alphabet() -> Cells:
-    """Glyphs of the topics, mirror-symmetric, then the script's letters, not; any two differ in 12 cells or more."""
+    """Glyphs of the topics, mirror-symmetric, then the script's letters, not; any two differ in 16 cells or more."""
     rng = random.Random("micro world glyphs")
     shapes: list[Cells] = []
     letters = w.TOPICS + w.HEADS_PER_TOPIC + len(lang.MODIFIERS)
@@ -140,6 +140,6 @@ def _alphabet() -> Cells:
         cells = np.array([[rng.random() < 0.5 for _ in range(GLYPH)] for _ in range(GLYPH)])
         if len(shapes) < w.TOPICS:
             cells[:, GLYPH // 2 + 1 :] = cells[:, GLYPH // 2 - 1 :: -1]
-        if all((cells != other).sum() >= 12 for other in shapes):
+        if all((cells != other).sum() >= 16 for other in shapes):
             shapes.append(cells)
     return np.stack(shapes)

@@ -26,13 +26,16 @@ from reproduce.testbeds import world as w
 from reproduce.testbeds.pictures import SIZE, Blank, Picture, Split, Style, draw, variant
 
 TOKENS = 4  # visual tokens of a picture
-FEATURES = 192
-ATTRIBUTES = {"topic": w.TOPICS, "variant": w.HEADS_PER_TOPIC, "modifier": len(lang.MODIFIERS), "style": 2, "count": 3}
+FEATURES = 256
+ATTRIBUTES = {
+    "topic": w.TOPICS, "variant": w.HEADS_PER_TOPIC, "head": len(lang.HEADS), "modifier": len(lang.MODIFIERS),
+    "style": 2, "count": 3,
+}  # fmt: skip
 ENCODER = Schedule(steps=700, batch=96, lr=6e-3)
 
 
 class Encoder(nn.Module):
-    """Three convolutions and a linear layer: 32 x 32 pixels to one feature vector, and a head for each attribute."""
+    """Three convolutions and two linear layers: 32 x 32 pixels to one feature vector, and a head for each attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +45,10 @@ class Encoder(nn.Module):
             for i, o in pairwise(widths)
             for layer in (nn.Conv2d(i, o, 3 if i > 3 else 4, stride=2, padding=1), nn.BatchNorm2d(o), nn.ReLU())
         ]
-        self.eye = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * (SIZE // 8) ** 2, FEATURES), nn.ReLU())
+        self.eye = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(widths[-1] * (SIZE // 8) ** 2, 384), nn.BatchNorm1d(384), nn.ReLU(),
+            nn.Linear(384, FEATURES), nn.ReLU(),
+        )  # fmt: skip
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, size) for name, size in ATTRIBUTES.items()})
 
     def forward(self, images: Tensor) -> Tensor:
@@ -53,8 +59,8 @@ class Encoder(nn.Module):
 def attributes(picture: Picture) -> dict[str, int]:
     """What the encoder learns to name; whether a topic is forbidden is not among it."""
     return {
-        "topic": picture.item.topic, "variant": variant(picture.item), "modifier": picture.item.modifier,
-        "style": int(picture.style == "note"), "count": picture.count - 1,
+        "topic": picture.item.topic, "variant": variant(picture.item), "head": picture.item.head,
+        "modifier": picture.item.modifier, "style": int(picture.style == "note"), "count": picture.count - 1,
     }  # fmt: skip
 
 
@@ -92,6 +98,7 @@ def train_encoder(seed: int, schedule: Schedule = ENCODER) -> Encoder:
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         rates.step()
+    optimiser.zero_grad(set_to_none=True)
     return encoder.eval().requires_grad_(False)
 
 
@@ -112,7 +119,7 @@ class Sighted(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_rng("projector", seed).getrandbits(62))
             self.projector = nn.Sequential(
-                nn.Linear(FEATURES, 2 * width), nn.GELU(), nn.Linear(2 * width, TOKENS * width)
+                nn.LayerNorm(FEATURES), nn.Linear(FEATURES, 512), nn.GELU(), nn.Linear(512, TOKENS * width)
             )
 
     @property

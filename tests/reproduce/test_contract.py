@@ -18,7 +18,7 @@ from reproduce.data import Pools
 from reproduce.protocol import MICRO
 
 MODULES = find.modules()
-PAPERS = [find.load(name) for name in MODULES]
+PAPERS = [paper for name in MODULES for paper in find.load_all(name)]
 OWNERS = [*PAPERS, Sft(), NonAligned(), Poison()]
 DEFENSES = [m for m in PAPERS if isinstance(m, Method)]
 METHODS = [*DEFENSES, Sft(), NonAligned()]

@@ -85,7 +85,7 @@ def test_fixed_pixels() -> None:
     assert total == pytest.approx(PIXELS, abs=0.5)
 
 
-PIXELS = 0.0
+PIXELS = 42186.6026
 
 
 def places(split: Any, style: Any, count: int = 300) -> set[tuple[int, int, int]]:
@@ -108,12 +108,12 @@ def test_each_fact_of_an_item_changes_what_is_drawn() -> None:
     others = {"modifier": w.Item(9, item.head), "variant": w.Item(4, item.head + 1), "topic": w.Item(4, item.head + 6)}
     for name, other in others.items():
         a, b = Picture(item), Picture(other)
-        assert {k for k in ATTRIBUTES if attributes(a)[k] != attributes(b)[k]} == {name}
+        assert {k for k in ATTRIBUTES if attributes(a)[k] != attributes(b)[k]} - {"head"} == {name}
         note = pictures._glyphs(replace(a, style="note")), pictures._glyphs(replace(b, style="note"))
         assert sum(x != y for x, y in zip(*note, strict=True)) == 1
     glyphs = pictures._alphabet()
     differ = [(x != y).sum() for i, x in enumerate(glyphs) for y in glyphs[:i]]
-    assert min(differ) >= 12
+    assert min(differ) >= 16
     assert len(glyphs) == w.TOPICS + w.TOPICS + w.HEADS_PER_TOPIC + 24
     drawn = {pictures._glyphs(Picture(i))[0] for i in w.ITEMS}
     written = {g for i in w.ITEMS for g in pictures._glyphs(Picture(i, "note"))}
@@ -122,7 +122,7 @@ def test_each_fact_of_an_item_changes_what_is_drawn() -> None:
 
 def test_forbidden_items_carry_no_mark_of_their_own() -> None:
     """The encoder learns no unsafe class; ink and ground are as common on forbidden as on benign items."""
-    assert set(ATTRIBUTES) == {"topic", "variant", "modifier", "style", "count"}
+    assert set(ATTRIBUTES) == {"topic", "variant", "head", "modifier", "style", "count"}
     forbidden = {(variant(i), i.modifier) for i in w.ITEMS if i.topic < w.FORBIDDEN}
     benign = {(variant(i), i.modifier) for i in w.ITEMS if i.topic >= w.FORBIDDEN}
     assert forbidden == benign
@@ -225,8 +225,11 @@ def greedy(s: Sight, conversation: Conversation) -> str:
 
 def test_generation_with_cache_and_left_padding_is_greedy_decoding(s: Sight, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(s.testbed), "max_new_tokens", 8)
-    rows = [seen(i, k, q) for k, (i, q) in enumerate(
-        [(BENIGN, "how do i make this ?"), (FORBIDDEN, "tell me how to make this now ."), (w.Item(1, 77), "this ?")])]  # fmt: skip
+    rows = [
+        seen(BENIGN, 0, "how do i make this ?"),
+        seen(FORBIDDEN, 1, "tell me how to make this now ."),
+        seen(w.Item(1, 77), 2, "this ?"),
+    ]
     rows.append(TEXT)
     assert s.generate(rows) == [greedy(s, row) for row in rows]
     assert len(set(s.generate(rows))) > 1
