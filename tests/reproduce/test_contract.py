@@ -18,7 +18,7 @@ from reproduce.data import Pools
 from reproduce.protocol import MICRO
 
 MODULES = find.modules()
-PAPERS = [find.load(name) for name in MODULES]
+PAPERS = [paper for name in MODULES for paper in find.load_all(name)]
 OWNERS = [*PAPERS, Sft(), NonAligned(), Poison()]
 DEFENSES = [m for m in PAPERS if isinstance(m, Method)]
 METHODS = [*DEFENSES, Sft(), NonAligned()]
@@ -37,7 +37,7 @@ def entries() -> dict[str, Any]:
 
 
 def test_every_kind_is_under_test() -> None:
-    assert len(MODULES) == len(PAPERS) >= 6
+    assert len(PAPERS) >= len(MODULES) >= 6
     assert DEFENSES
     assert ATTACKS
     assert STUDIES
