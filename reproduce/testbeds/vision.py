@@ -203,8 +203,10 @@ class Sight(State):
         shown = self.features([c.picture for c in examples if c.picture])
         return VisualBatch([c.turns[0] for c in examples], ids, labels, real, visual, shown)
 
-    def logits(self, batch: Batch) -> Tensor:
-        assert isinstance(batch, VisualBatch)
+    def logits(self, batch: Batch, under: Weights | None = None) -> Tensor:
+        """Next-token logits with pictures in their places; replaced weights are for models of text alone."""
+        if under or not isinstance(batch, VisualBatch):
+            raise TypeError("a visual state takes visual batches and keeps its own weights")
         self.cost.passes += 1
         self.cost.tokens += int(batch.real.sum())
         embedded = self.model.embed(batch.ids, batch.visual, batch.features)

@@ -19,8 +19,8 @@ from reproduce.model import weights
 from reproduce.papers.p2308_13320_ldifs import Ldifs
 from reproduce.papers.p2309_07875_safety_tuned_llamas import SafetyTunedLlamas
 from reproduce.papers.p2402_01109_vaccine import Vaccine
-from reproduce.papers.p2402_05162_brittleness import Freeze
 from reproduce.papers.p2402_02207_vlguard import VlguardTextMix
+from reproduce.papers.p2402_05162_brittleness import Freeze
 from reproduce.papers.p2402_14968_backdoor_enhanced_alignment import BackdoorAlign
 from reproduce.papers.p2402_18540_ptst import Ptst
 from reproduce.papers.p2405_09055_somf import Somf
