@@ -68,7 +68,7 @@ class VlguardTextMix(Method):
     stage = Stage.FINE_TUNING
     knob = "share"
     values: ClassVar[tuple[float, ...]] = (0.05, 0.1, 0.2, 0.4)
-    share: float = 0.2  # of n that becomes safety pairs (1,000 of 5,000 in the Lisa paper)
+    share: float = 0.4  # of n that becomes safety pairs (Lisa paper: 1,000 of 5,000; ours: reproduce/tuning)
     weight: float = 0.0  # lambda of the joint loss (script of the Booster repository: 0.1)
     rows: int = 4  # safety pairs a step of the joint loss
 
