@@ -54,7 +54,7 @@ def test_file_name_slug_and_entry_agree(name: str) -> None:
 MODEL_SIDES = {"method", "sft", "aligned", "non-aligned"}
 
 
-def tests_of(name: str) -> dict[str, dict[str, Any]]:
+def claimed_tests(name: str) -> dict[str, dict[str, Any]]:
     """The tests of the claims of a module's entry, by claim."""
     claims = entries()[find.load(name).paper].get("claims", [])
     return {claim["id"]: claim["test"] for claim in claims if "test" in claim}
@@ -67,7 +67,7 @@ def test_claims_name_arms_fields_and_attacks_that_exist(name: str) -> None:
     arms = arms.union(*(owner.sweep() for owner in owners if isinstance(owner, Method)))
     settings = {field.name for owner in owners for field in fields(owner)} | {"ratio"}
     attacks = {attack.paper: attack.arms() for attack in ATTACKS}
-    for claim, test in tests_of(name).items():
+    for claim, test in claimed_tests(name).items():
         sides = test.get("contrast", test.get("of", "method")).split(" - ")
         assert {side.removesuffix("@before") for side in sides} <= arms, claim
         assert test.get("over", "ratio") in settings, claim
@@ -78,7 +78,7 @@ def test_claims_name_arms_fields_and_attacks_that_exist(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_findings_of_claims_are_those_of_the_study(name: str) -> None:
     known = getattr(inspect.getmodule(type(find.load(name))), "SAYS", {})
-    wanted = {test["finding"] for test in tests_of(name).values() if kind_of_test(test) == "finding"}
+    wanted = {test["finding"] for test in claimed_tests(name).values() if kind_of_test(test) == "finding"}
     assert wanted <= set(known)
 
 
