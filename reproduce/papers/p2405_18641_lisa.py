@@ -23,7 +23,7 @@ class Lisa(Method):
     version = 2
     knob = "rho"
     values = (1.0, 10.0, 30.0, 100.0)
-    rho: float = 30.0  # proximal weight (sec. 5.1: 1; ours: reproduce/tuning)
+    rho: float = 100.0  # proximal weight (sec. 5.1: 1; ours: reproduce/tuning)
     k_align: int = 2  # steps per alignment block (sec. 5.1: 100 of 1000); the first one starts at its anchor, unpulled
     k_user: int = 18  # steps per user block (sec. 5.1: 900 of 1000)
     prox_start: float = 0.0  # share of steps before the penalty acts (paper: 0; authors' code: 0.1)
