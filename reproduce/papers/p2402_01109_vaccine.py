@@ -21,7 +21,7 @@ class Vaccine(Method):
     stage = Stage.ALIGNMENT
     knob = "rho"
     values = (1.0, 2.0, 5.0, 10.0)
-    rho: float = 2.0  # radius of one L2 ball over all layers, rows and positions (sec. 5.1: 2; so does reproduce/tuning)
+    rho: float = 2.0  # radius of one L2 ball over all layers, rows and positions (sec. 5.1; reproduce/tuning)
     direction: Literal["gradient", "random"] = "gradient"  # random: the noise control of Table 7, at the same norm
 
     def arms(self) -> dict[str, Self]:
