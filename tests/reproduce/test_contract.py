@@ -77,9 +77,9 @@ def test_claims_name_arms_fields_and_attacks_that_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_findings_of_claims_are_those_of_the_study(name: str) -> None:
-    known = getattr(inspect.getmodule(type(find.load(name))), "SAYS", {})
+    source = MODULES[name].path.read_text(encoding="utf-8")
     wanted = {test["finding"] for test in claimed_tests(name).values() if kind_of_test(test) == "finding"}
-    assert wanted <= set(known)
+    assert not [finding for finding in wanted if f'"{finding}"' not in source]
 
 
 @pytest.mark.parametrize("method", DEFENSES, ids=name_of)
