@@ -116,8 +116,8 @@ def _arrange(node: Any, model: type[schema.Strict]) -> None:
 
 
 def _models(annotation: Any, value: Any) -> Iterable[type[schema.Strict]]:
-    """The models a type annotation mentions; of the two kinds of test only the one that fits."""
-    tests = (schema.MetricTest, schema.FindingTest)
+    """The models a type annotation mentions; of the kinds of test only the one that fits."""
+    tests = schema.KINDS_OF_TEST.values()
     is_model = isinstance(annotation, type) and issubclass(annotation, schema.Strict)
     if is_model and (annotation not in tests or _fits(annotation, value)):
         yield annotation
@@ -126,7 +126,7 @@ def _models(annotation: Any, value: Any) -> Iterable[type[schema.Strict]]:
 
 
 def _fits(model: type[schema.Strict], value: Any) -> bool:
-    return isinstance(value, dict) and ("finding" in value) == (model is schema.FindingTest)
+    return isinstance(value, dict) and schema.KINDS_OF_TEST[schema.kind_of_test(value)] is model
 
 
 def _style(node: Any, place: tuple[str, ...]) -> None:

@@ -184,7 +184,8 @@ def run(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a field of the module.")
     ] = None,
     main: Annotated[
-        bool, typer.Option("--main", help="Only the main configuration, no ablations and controls.")
+        bool,
+        typer.Option("--main", help="Only the main configuration: no ablations, controls, studies beside a method."),
     ] = False,
     sweep: Annotated[bool, typer.Option("--sweep", help="Each defense at every value of its main knob.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes [default: one per core].")] = None,

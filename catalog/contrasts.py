@@ -1,15 +1,19 @@
-"""The measured side of a claim: one arm minus another under the conditions the claim names.
+"""The measured side of a claim: arms compared, followed over a knob, or read off, under the conditions it names.
 
 What comes out is a number with its interval. Whether a claim holds is for the verdict rule to say.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import spearmanr
 
 from catalog.measured import Cell, canonical
 from catalog.meta import effects
 from catalog.meta.effects import Estimate
-from catalog.schema import MetricTest
+from catalog.schema import MechanismTest, MetricTest, RunTest, TrendTest
 
 PROPORTIONS = {
     "harmful_score": "harmful",
@@ -24,22 +28,34 @@ MECHANISMS = {
     "harmful_loss": "harmful_loss_unseen",
     "embedding_drift": "embedding_drift",
 }
+FALLS = {"harmful_loss_fall": 0.0, "harmful_loss_late_fall": 0.5}
+"""Fall of the loss on unseen harmful pairs from this share of the steps to the last one."""
 VARIED = ("attack", "ratio", "n")
+BEFORE = "@before"
+FEWEST = 3  # points of a trend
 
 
 class Contrast(NamedTuple):
-    """A measured contrast under the condition of its left arm; relative when the test's scale is ratio."""
+    """What was measured for a test, under the condition of its (left) arm; relative when the test's scale is ratio."""
 
     cell: Cell
     estimate: Estimate
 
 
-def measure(test: MetricTest, paper: str, found: Sequence[Cell]) -> list[Contrast]:
-    """Measure the contrast of a claim of `paper` in every condition that was run; empty when none was.
+def measure(test: RunTest, paper: str, found: Sequence[Cell]) -> list[Contrast]:
+    """Measure what a claim of `paper` asks for in every condition that was run; empty when none was.
 
     Arms are paired under the same condition, or, when an arm is itself an attack, under the same
     condition apart from the attack.
     """
+    if isinstance(test, TrendTest):
+        return list(_trends(test, paper, found))
+    if isinstance(test, MechanismTest):
+        read = (
+            (cell, list(_by_seed(cell, test.of, test.mechanism).values()))
+            for cell in _side(test.of, paper, test, found)
+        )
+        return [Contrast(cell, effects.over_seeds(values)) for cell, values in read if values]
     left, right = test.contrast.split(" - ")
     measured = []
     for cell in _side(left, paper, test, found):
@@ -69,12 +85,58 @@ def mechanisms(cell: Cell) -> dict[str, Estimate]:
     return {name: effects.over_seeds(gaps) for name, gaps in found.items()}
 
 
-def _side(name: str, paper: str, test: MetricTest, found: Iterable[Cell]) -> Iterable[Cell]:
+def _trends(test: TrendTest, paper: str, found: Sequence[Cell]) -> Iterator[Contrast]:
+    left, _, right = test.of.partition(" - ")
+    others = list(_side(right, paper, test, found)) if right else []
+    lines: dict[str, dict[float, Cell]] = defaultdict(dict)
+    for cell in _side(left, paper, test, found):
+        for x, alike in _varied(cell, test.over, found):
+            kept = {key: value for key, value in cell.condition.items() if key != test.over}
+            lines[canonical(kept)].setdefault(x, alike)
+    for line in lines.values():
+        points: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        for x, cell in line.items():
+            other = _counterpart(cell, others)
+            theirs = _by_seed(other, right, test.quantity) if other else {}
+            for seed, value in _by_seed(cell, left, test.quantity).items():
+                if not right or seed in theirs:
+                    points[seed].append((x, value - theirs.get(seed, 0.0)))
+        ranks = [_rank(points[seed]) for seed in sorted(points)]
+        if known := [rank for rank in ranks if rank is not None]:
+            yield Contrast(next(iter(line.values())), effects.over_seeds(known))
+
+
+def _varied(cell: Cell, over: str, found: Iterable[Cell]) -> Iterator[tuple[float, Cell]]:
+    """The cell, and for a field of the method all that differ from it in this field alone, with their values."""
+    if over == "ratio":
+        if cell.ratio is not None:
+            yield cell.ratio, cell
+        return
+    for other in found:
+        if (other.paper, other.method, other.version) == (cell.paper, cell.method, cell.version):
+            alike = other.condition == cell.condition and _without(other.settings, over) == _without(
+                cell.settings, over
+            )
+            if alike and over in other.settings and other.runs:
+                yield float(other.settings[over]), other
+
+
+def _without(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != name}
+
+
+def _rank(points: Sequence[tuple[float, float]]) -> float | None:
+    """Spearman correlation; None for too few points or a constant quantity."""
+    x, y = zip(*points, strict=True)
+    return float(spearmanr(x, y).statistic) if len(points) >= FEWEST and len(set(y)) > 1 else None
+
+
+def _side(side: str, paper: str, test: RunTest, found: Iterable[Cell]) -> Iterable[Cell]:
+    name = "sft" if side == "aligned" else side.removesuffix(BEFORE)
     for cell in found:
         borrowed = test.attack.partition(":")[0] if ":" in test.attack else None
-        if name in ("sft", "aligned", "non-aligned"):
-            baseline = "sft" if name == "aligned" else name
-            named = cell.method == baseline and cell.paper in (baseline, paper, borrowed)
+        if name in ("sft", "non-aligned"):
+            named = cell.method == name and cell.paper in (name, paper, borrowed)
         elif borrowed:
             named = cell.method == paper and cell.method_arm == ("main" if name == "method" else name)
         else:
@@ -84,7 +146,7 @@ def _side(name: str, paper: str, test: MetricTest, found: Iterable[Cell]) -> Ite
             yield cell
 
 
-def _meets(test: MetricTest, cell: Cell) -> bool:
+def _meets(test: RunTest, cell: Cell) -> bool:
     attack = cell.attack
     if ":" in test.attack:
         return test.attack == f"{cell.paper}:{cell.arm}"
@@ -104,7 +166,7 @@ def _apart(cell: Cell) -> str:
 
 
 def _estimate(test: MetricTest, left: tuple[Cell, str], right: tuple[Cell, str]) -> Estimate | None:
-    plain = "aligned" not in (left[1], right[1]) and test.scale == "points"
+    plain = not _before(left[1]) and not _before(right[1]) and test.scale == "points"
     name = PROPORTIONS.get(test.quantity)
     if name and plain:
         return paired(left[0], right[0], name)
@@ -112,22 +174,35 @@ def _estimate(test: MetricTest, left: tuple[Cell, str], right: tuple[Cell, str])
     shared = sorted(ours_by_seed.keys() & theirs_by_seed.keys())
     pairs = [(ours_by_seed[seed], theirs_by_seed[seed]) for seed in shared]
     if test.scale == "ratio":
-        gaps = [(ours - theirs) / theirs for ours, theirs in pairs if theirs]
+        gaps = [(ours - theirs) / theirs for ours, theirs in pairs if theirs > 0]
     else:
         gaps = [ours - theirs for ours, theirs in pairs]
     return effects.over_seeds(gaps) if gaps else None
 
 
+def _before(side: str) -> bool:
+    return side == "aligned" or side.endswith(BEFORE)
+
+
 def _by_seed(cell: Cell, side: str, metric: str) -> dict[int, float]:
-    """One number per seed: after fine-tuning, or before it for the side called aligned."""
+    """One number per seed: after fine-tuning, or before it."""
     values = {}
     for run in cell.runs:
         if name := PROPORTIONS.get(metric):
-            counted = run["before" if side == "aligned" else "metrics"].get(name)
+            counted = run["before" if _before(side) else "metrics"].get(name)
             value = counted["k"] / counted["n"] if counted else None
+        elif metric in FALLS:
+            value = _fall(run["curves"], FALLS[metric])
         else:
-            name = MECHANISMS.get(metric, metric) + ("_before" if side == "aligned" else "")
-            value = run["mechanisms"].get(name)
+            value = run["mechanisms"].get(MECHANISMS.get(metric, metric) + ("_before" if _before(side) else ""))
         if value is not None:
             values[run["spec"]["seed"]] = float(value)
     return values
+
+
+def _fall(curves: Mapping[str, Sequence[float]], share: float) -> float | None:
+    losses = curves.get("harmful_loss_unseen")
+    if not losses:
+        return None
+    steps = curves["step"]
+    return float(np.interp(share * steps[-1], steps, losses)) - losses[-1]

@@ -18,7 +18,7 @@ from catalog.meta.effects import Estimate
 Record = Mapping[str, Any]
 
 METRICS = ("harmful", "accuracy", "harmful_plus", "refusal", "over_refusal", "benign_help", "coherent")
-IDENTITY = ("kind", "paper", "arm", "version", "method", "method_arm", "study", "seed")
+IDENTITY = ("kind", "paper", "arm", "version", "method", "method_arm", "method_version", "study", "seed")
 """Fields of a spec that say who was run; all others together are the condition it was run under."""
 
 
@@ -145,15 +145,21 @@ def newest(records: Iterable[Record]) -> list[Record]:
     first: dict[str, Record] = {}
     for record in sorted(records, key=lambda record: (record["made"], record["key"])):
         first.setdefault(record["key"], record)
-    latest: dict[tuple[str, ...], int] = defaultdict(int)
+    latest: dict[tuple[str, ...], tuple[int, int]] = defaultdict(lambda: (0, 0))
     for record in first.values():
-        latest[_line(record)] = max(latest[_line(record)], record["spec"]["version"])
-    return [record for record in first.values() if record["spec"]["version"] == latest[_line(record)]]
+        latest[_line(record)] = max(latest[_line(record)], _version(record))
+    return [record for record in first.values() if _version(record) == latest[_line(record)]]
 
 
 def _line(record: Record) -> tuple[str, ...]:
     spec = record["spec"]
-    return spec["testbed"], spec["protocol"], spec["paper"], spec["arm"]
+    borrower = spec["method"]["paper"] if "method_arm" in spec else ""
+    return spec["testbed"], spec["protocol"], spec["paper"], spec["arm"], borrower, spec.get("method_arm", "")
+
+
+def _version(record: Record) -> tuple[int, int]:
+    """Of the paper whose record it is, and of a defense under its attack."""
+    return record["spec"]["version"], record["spec"].get("method_version", 0)
 
 
 def _cell(group: list[Record]) -> Cell:

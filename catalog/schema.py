@@ -91,30 +91,41 @@ class ClaimedNumbers(Strict):
     unit: taxonomy.Unit
 
 
+Metric = Literal[
+    "harmful_score",
+    "fine_tune_accuracy",
+    "harmful_score_plus",
+    "refusal",
+    "over_refusal",
+    "benign_help",
+    "alignment_loss",
+    "harmful_loss",
+    "harmful_loss_fall",
+    "harmful_loss_late_fall",
+    "embedding_drift",
+]
+UsedAttack = Annotated[str, Field(pattern=r"^(graded|strong|[a-z0-9-]+:[a-z0-9-]+)$")]
+SIDE = r"[a-zA-Z0-9_.=-]+(@before)?"
+
+
+def _require_one(names: tuple[str, str], values: tuple[Any, Any]) -> None:
+    if (values[0] is None) == (values[1] is None):
+        raise PydanticCustomError("one_of", f"a test of this kind needs exactly one of {names[0]} and {names[1]}")
+
+
 class MetricTest(Strict):
     """A claim that holds when one arm beats another by a margin on our testbed.
 
-    What is compared is a `metric`, or a `mechanism` statistic by the name it has in the records. The attack is the
-    usual one, graded or strong, or a paper's own, as in qi-finetuning-compromises:benign.
+    What is compared is a `metric`, or a `mechanism` statistic by the name it has in the records. A side is an arm, a
+    value of the knob (rho=5), method (the main arm), sft or non-aligned; with @before it is read off before user
+    fine-tuning, and aligned is sft@before. The attack is the usual one, graded or strong, or a paper's own, as in
+    qi-finetuning-compromises:benign.
     """
 
-    metric: (
-        Literal[
-            "harmful_score",
-            "fine_tune_accuracy",
-            "harmful_score_plus",
-            "refusal",
-            "over_refusal",
-            "benign_help",
-            "alignment_loss",
-            "harmful_loss",
-            "embedding_drift",
-        ]
-        | None
-    ) = None
+    metric: Metric | None = None
     mechanism: Snake | None = None
-    contrast: Annotated[str, Field(pattern=r"^\S+ - \S+$")]
-    attack: Annotated[str, Field(pattern=r"^(graded|strong|[a-z0-9-]+:[a-z0-9-]+)$")] = "graded"
+    contrast: Annotated[str, Field(pattern=f"^{SIDE} - {SIDE}$")]
+    attack: UsedAttack = "graded"
     ratio: Share | None = None
     better: Literal["smaller", "larger"]
     margin: float
@@ -122,14 +133,59 @@ class MetricTest(Strict):
 
     @model_validator(mode="after")
     def compares_one_thing(self) -> "MetricTest":
-        if (self.metric is None) == (self.mechanism is None):
-            raise PydanticCustomError("quantity", "a contrast needs exactly one of metric and mechanism")
+        _require_one(("metric", "mechanism"), (self.metric, self.mechanism))
         return self
 
     @property
     def quantity(self) -> str:
         """The metric or the mechanism statistic."""
         return self.metric or self.mechanism or ""
+
+
+class TrendTest(Strict):
+    """A claim that holds when a quantity rises or falls steadily: its rank correlation with `over` reaches a bound.
+
+    `over` is ratio, or a field of the method in which otherwise equal runs differ. `of` is a side of a contrast, or a
+    whole contrast.
+    """
+
+    metric: Metric | None = None
+    mechanism: Snake | None = None
+    over: Snake
+    of: Annotated[str, Field(pattern=f"^{SIDE}( - {SIDE})?$")] = "method"
+    attack: UsedAttack = "graded"
+    ratio: Share | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def follows_one_thing(self) -> "TrendTest":
+        _require_one(("metric", "mechanism"), (self.metric, self.mechanism))
+        _require_one(("at_least", "at_most"), (self.at_least, self.at_most))
+        if self.over == "ratio" and self.ratio is not None:
+            raise PydanticCustomError("trend", "a trend over the ratio has no ratio of its own")
+        return self
+
+    @property
+    def quantity(self) -> str:
+        """The metric or the mechanism statistic."""
+        return self.metric or self.mechanism or ""
+
+
+class MechanismTest(Strict):
+    """A claim that holds when a statistic of a single arm reaches a bound."""
+
+    mechanism: Snake
+    of: Annotated[str, Field(pattern=f"^{SIDE}$")] = "method"
+    attack: UsedAttack = "graded"
+    ratio: Share | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def has_one_bound(self) -> "MechanismTest":
+        _require_one(("at_least", "at_most"), (self.at_least, self.at_most))
+        return self
 
 
 class FindingTest(Strict):
@@ -141,19 +197,31 @@ class FindingTest(Strict):
 
     @model_validator(mode="after")
     def has_one_bound(self) -> "FindingTest":
-        if (self.at_least is None) == (self.at_most is None):
-            raise PydanticCustomError("bounds", "a finding needs exactly one of at_least and at_most")
+        _require_one(("at_least", "at_most"), (self.at_least, self.at_most))
         return self
 
 
-def _kind_of_test(value: Any) -> str:
-    names_finding = "finding" in value if isinstance(value, dict) else isinstance(value, FindingTest)
-    return "finding" if names_finding else "metric"
+RunTest = MetricTest | TrendTest | MechanismTest
+"""A test that run records decide; a finding is decided by the records of a study."""
+
+KINDS_OF_TEST = {"metric": MetricTest, "trend": TrendTest, "mechanism": MechanismTest, "finding": FindingTest}
+
+
+def kind_of_test(value: Any) -> str:
+    """Which of the kinds a test is, by the keys it is written with."""
+    if not isinstance(value, dict):
+        return next((kind for kind, model in KINDS_OF_TEST.items() if isinstance(value, model)), "metric")
+    if "finding" in value or "over" in value:
+        return "finding" if "finding" in value else "trend"
+    return "mechanism" if {"at_least", "at_most"} & value.keys() else "metric"
 
 
 Test = Annotated[
-    Annotated[MetricTest, Tag("metric")] | Annotated[FindingTest, Tag("finding")],
-    Discriminator(_kind_of_test),
+    Annotated[MetricTest, Tag("metric")]
+    | Annotated[TrendTest, Tag("trend")]
+    | Annotated[MechanismTest, Tag("mechanism")]
+    | Annotated[FindingTest, Tag("finding")],
+    Discriminator(kind_of_test),
 ]
 
 

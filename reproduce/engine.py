@@ -30,7 +30,7 @@ class Request:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     ratios: tuple[float, ...] | None = None  # None: those of each condition
     attacks: tuple[str, ...] = ("graded",)  # conditions by name, or a paper's attack as MODULE:ARM
-    arms: bool = True  # False: only each module's main configuration
+    arms: bool = True  # False: only each module's main configuration, and no study that stands beside a method
     sweep: bool = False  # instead of arms: each defense at every value of its knob
     fields: dict[str, str] = field(default_factory=dict)  # --set name=value
     n: int | None = None
@@ -105,7 +105,7 @@ def _works(request: Request, where: "Setting") -> Iterator[Any]:
     from reproduce.api import Attack, Study
 
     for name in request.modules:
-        for default in _load(name):
+        for default in _load(name) if request.arms else _load(name)[:1]:
             for arm, configured in _arms(default, request).items():
                 if isinstance(configured, Study):
                     yield from ((configured, seed, arm) for seed in request.seeds)

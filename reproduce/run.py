@@ -16,7 +16,7 @@ import torch
 
 from reproduce import find, record
 from reproduce.api import Attack, Method, Study
-from reproduce.baselines import Poison
+from reproduce.baselines import Poison, Sft
 from reproduce.combine import Combination
 from reproduce.data import Example, digest
 from reproduce.evaluate import counts, evaluate
@@ -72,10 +72,11 @@ class Setting:
 
 def run_spec(run: Run, setting: Setting) -> dict[str, Any]:
     """What is asked, and nothing that floating point makes of it: the record's key is its digest."""
+    borrowed = run.owner is not run.method and run.method != Sft()
     return {
         **setting.spec(), "kind": "run", "paper": run.owner.paper, "version": run.owner.version, "arm": run.arm,
         "method": run.method.configuration(), "attack": run.attack.configuration(), "seed": run.seed,
-        **({} if run.method_arm == "main" else {"method_arm": run.method_arm}),
+        **({"method_arm": run.method_arm, "method_version": run.method.version} if borrowed else {}),
         "mode": run.mode, **({"ratio": run.ratio, "n": run.n, "task": run.task} if run.attack.trains_task else
         {"ratio": None, "n": None, "task": None}),
     }  # fmt: skip

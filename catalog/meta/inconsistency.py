@@ -125,6 +125,9 @@ def _within(group: Sequence[Study], tau2: float = 0.0) -> tuple[float, float, in
 
 def _pooled(design: tuple[str, ...], group: Sequence[Study], tau2: float) -> Study:
     """All studies of a design as one, with τ² in its variances."""
+    if len(group) == 1:
+        variances = group[0].variances + tau2 * (1 - np.eye(len(design)))
+        return Study(group[0].name, group[0].treatments, group[0].effects, variances)
     found = fitted(contrasts(group, design[0]), "DL", tau2)
     return Study(" : ".join(design), found.treatments, found.theta, found.se**2)
 

@@ -7,6 +7,7 @@ it is inverted in closed form and a likelihood costs one pass over the effects.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def marginal(data: Nested, sigma2_cluster: float, sigma2_level: float, rows: Ind
     """Return the marginal variance matrix of the rows of one cluster."""
     level = np.searchsorted(data.level_starts, rows, side="right")
     same = level[:, None] == level[None, :]
-    return np.diag(data.v[rows]) + sigma2_level * same + sigma2_cluster
+    return np.asarray(np.diag(data.v[rows]) + sigma2_level * same + sigma2_cluster)
 
 
 class _Likelihood:
@@ -159,7 +160,7 @@ class _Likelihood:
         )
 
 
-def _maximum(data: Nested, free: Sequence[bool]) -> Vector:
+def _maximum(data: Nested, free: list[bool]) -> Vector:
     """Maximise the restricted likelihood over the free variances from several starts (0 is a usual solution)."""
     scale = float(np.var(data.y) + data.v.mean())
     mask = np.array(free)
@@ -172,12 +173,12 @@ def _maximum(data: Nested, free: Sequence[bool]) -> Vector:
         found = _Likelihood(data, sigma2)
         return found.minus_log, found.gradient[mask] * scale
 
-    options = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 500}
+    options: Any = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 500}
+    bounds = [(0.0, None)] * sum(free)
     tried = [
-        minimize(objective, np.array(start)[mask], jac=True, method="L-BFGS-B", bounds=[(0, None)] * sum(free),
-                 options=options)
+        minimize(objective, np.array(start)[mask], (), "L-BFGS-B", jac=True, bounds=bounds, options=options)
         for start in STARTS
-    ]  # fmt: skip
+    ]
     best = min(tried, key=lambda found: float(found.fun))
     sigma2 = np.zeros(2)
     sigma2[mask] = best.x * scale

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import helmert
-from scipy.sparse import coo_array
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import norm, t
 
@@ -107,7 +107,7 @@ class Network:
 
     @property
     def i2(self) -> float:
-        return max(0.0, (self.q - self.df) / self.q) if self.q > 0 else 0.0
+        return max(0.0, (self.q - self.df) / self.q) if self.df > 0 and self.q > 0 else 0.0
 
     def interval(self) -> tuple[Matrix, Matrix]:
         """95 % limits of every contrast, by the normal distribution."""
@@ -158,7 +158,7 @@ def fitted(rows: Contrasts, method: Tau2, tau2: float) -> Network:
         rows=rows,
         method=method,
         tau2=tau2,
-        q=found.rss if tau2 == 0 else rows.solve(0.0).rss,
+        q=(found if tau2 == 0 else rows.solve(0.0)).rss if rows.df > 0 else 0.0,
         theta=theta,
         covariance=covariance,
         estimate=theta[:, None] - theta[None, :],
@@ -169,15 +169,25 @@ def fitted(rows: Contrasts, method: Tau2, tau2: float) -> Network:
 def components(studies: Sequence[Study]) -> list[tuple[str, ...]]:
     """The parts of the network that studies connect, largest first, treatments in alphabetical order."""
     names = sorted({name for study in studies for name in study.treatments})
-    labels = labelled(studies, names)
-    parts = [tuple(name for name, at in zip(names, labels, strict=True) if at == part) for part in sorted(set(labels))]
+    _, start, end = edges(studies, names)
+    labels = labelled(start, end, len(names))
+    parts = [tuple(name for name, at in zip(names, labels, strict=True) if at == part) for part in np.unique(labels)]
     return sorted(parts, key=lambda part: (-len(part), part))
 
 
-def labelled(studies: Sequence[Study], names: Sequence[str]) -> list[int]:
-    """The number of the connected part that each named treatment lies in."""
+def edges(studies: Sequence[Study], names: Sequence[str]) -> tuple[Index, Index, Index]:
+    """The number of a study and two of its treatments: enough lines to connect the arms of every study."""
     place = {name: number for number, name in enumerate(names)}
-    edges = [(place[study.treatments[0]], place[name]) for study in studies for name in study.treatments[1:]]
-    start, end = zip(*edges, strict=True) if edges else ((), ())
-    graph = coo_array((np.ones(len(edges)), (start, end)), shape=(len(names), len(names)))
-    return [int(label) for label in connected_components(graph, directed=False)[1]]
+    lines = [
+        (number, place[study.treatments[0]], place[name])
+        for number, study in enumerate(studies)
+        for name in study.treatments[1:]
+    ]
+    owner, start, end = np.array(lines, dtype=np.intp).reshape(-1, 3).T
+    return owner, start, end
+
+
+def labelled(start: Index, end: Index, treatments: int) -> Index:
+    """The number of the connected part that each treatment lies in."""
+    graph = csr_array((np.ones(len(start)), (start, end)), shape=(treatments, treatments))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)

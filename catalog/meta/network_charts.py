@@ -6,14 +6,14 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from catalog.charts import WIDTH
+from catalog.charts import WIDTH, Layers
 from catalog.meta.network_document import Analysis
 
 READABLE = 9  # treatments up to which the cells of a league table hold numbers
 STRENGTH = alt.Scale(domain=[0, 1], range=[0.06, 0.75])
 
 
-def league(analysis: Analysis) -> alt.LayerChart:
+def league(analysis: Analysis) -> Layers:
     """Row minus column, best treatment first; colour says which is better, and pale cells are uncertain.
 
     With few treatments each cell holds the estimate and its 95 % interval (in points for risk differences).
@@ -53,14 +53,14 @@ def league(analysis: Analysis) -> alt.LayerChart:
     return alt.layer(cells, value, limits)
 
 
-def graph(analysis: Analysis) -> alt.LayerChart:
+def graph(analysis: Analysis) -> Layers:
     """Treatments on a circle; a line for each compared pair, as wide as studies are many, dots grow with their arms."""
     names = analysis.found.treatments
     place = {name: 2 * math.pi * number / len(names) + math.pi / 2 for number, name in enumerate(names)}
     arms = {name: sum(name in study.treatments for study in analysis.studies) for name in names}
     dots = [
         {"who": name, "x": math.cos(turn), "y": math.sin(turn), "arms": arms[name], "label": f"{name} ({arms[name]})"}
-        | {"lx": 1.16 * math.cos(turn), "ly": 1.16 * math.sin(turn)}
+        | {"lx": 1.16 * math.cos(turn), "ly": 1.16 * math.sin(turn), "align": _side(math.cos(turn))}
         for name, turn in place.items()
     ]
     lines = [
@@ -85,32 +85,36 @@ def graph(analysis: Analysis) -> alt.LayerChart:
     base = alt.Chart(pd.DataFrame(dots), width=WIDTH, height=WIDTH)
     size = alt.Size("arms:Q", scale=alt.Scale(domain=[0, max(arms.values())], range=[0, 500]), legend=None)
     nodes = base.mark_circle(opacity=1).encode(x=x, y=y, size=size, color=alt.value("#0068a8"))
-    text = base.mark_text(fontSize=11).encode(
-        x=alt.X("lx:Q", scale=_square()), y=alt.Y("ly:Q", scale=_square()), text="label:N"
-    )
-    return alt.layer(edges, nodes, text)
+    lx, ly = alt.X("lx:Q", axis=None, scale=_square()), alt.Y("ly:Q", axis=None, scale=_square())
+    texts = [
+        base.mark_text(fontSize=11, align=align)
+        .encode(x=lx, y=ly, text="label:N")
+        .transform_filter(f"datum.align == '{align}'")
+        for align in ("left", "right", "center")
+    ]
+    return alt.layer(edges, nodes, *texts)
 
 
-def ranks(analysis: Analysis) -> alt.LayerChart:
+def ranks(analysis: Analysis) -> Layers:
     """Median rank with its 95 % interval, best P-score first; the P-score stands beside the name."""
     order = _order(analysis)
     rows = [
         {"who": f"{name}  {analysis.p_scores[name]:.2f}", "rank": rank.median, "low": rank.low, "high": rank.high}
         for name, rank in ((name, analysis.ranks[name]) for name in order)
     ]
-    names = [row["who"] for row in rows]
+    names = [str(row["who"]) for row in rows]
     y = alt.Y("who:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, grid=True, labelLimit=220))
     scale = alt.Scale(domain=[0.5, len(order) + 0.5], nice=False)
     base = alt.Chart(pd.DataFrame(rows), width=WIDTH - 120, height={"step": 22}).encode(y=y, color=alt.value("#0068a8"))
     ticks = list(range(1, len(order) + 1, max(1, len(order) // 10)))
-    title = "rank, 1 is best (median and 95 % interval); P-score beside the name"
+    title = ["rank: median and 95 % interval, 1 is best", "(P-score beside the name)"]
     axis = alt.Axis(values=ticks, format="d")
     bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale, axis=axis, title=title), x2="high:Q")
     dots = base.mark_point(filled=True, size=60, opacity=1).encode(x=alt.X("rank:Q", scale=scale))
     return alt.layer(bars, dots)
 
 
-def heat(analysis: Analysis) -> alt.LayerChart:
+def heat(analysis: Analysis) -> Layers:
     """Net heat: how far detaching the column's design lowers (or raises) the row's part of Q between designs.
 
     Squares grow with the influence of the column's evidence on the row. ValueError when nothing can be tested.
@@ -147,7 +151,7 @@ def _order(analysis: Analysis) -> list[str]:
 def _grid(
     rows: list[dict[str, Any]], down: list[str], across: list[str], row: str, column: str, step: int
 ) -> alt.Chart:
-    axis = {"ticks": False, "domain": False, "labelLimit": 170}
+    axis: dict[str, Any] = {"ticks": False, "domain": False, "labelLimit": 170}
     chart: alt.Chart = alt.Chart(pd.DataFrame(rows), width={"step": step}, height={"step": min(step, 34)}).encode(
         x=alt.X(f"{column}:N", sort=across, title=None, axis=alt.Axis(orient="top", labelAngle=-45, **axis)),
         y=alt.Y(f"{row}:N", sort=down, title=None, axis=alt.Axis(**axis)),
@@ -156,9 +160,16 @@ def _grid(
 
 
 def _below(values: list[str] | None = None) -> alt.Legend:
-    extra = {"values": values} if values else {}
+    extra: dict[str, Any] = {"values": values} if values else {}
     return alt.Legend(title=None, orient="bottom", columns=3, labelLimit=180, symbolOpacity=1, **extra)
 
 
 def _square() -> alt.Scale:
-    return alt.Scale(domain=[-1.35, 1.35], nice=False)
+    return alt.Scale(domain=[-1.9, 1.9], nice=False)
+
+
+def _side(across: float) -> str:
+    """How the label of a dot is aligned, so that it points away from the circle."""
+    if abs(across) < 0.2:
+        return "center"
+    return "left" if across > 0 else "right"

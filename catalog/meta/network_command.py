@@ -90,15 +90,15 @@ def _show(analysis: "Analysis", notes: Sequence[str]) -> None:
     )
     low, high = found.interval()
     new_low, new_high = found.prediction()
+    heterogeneity = "heterogeneity not testable: Q has no degrees of freedom"
+    if found.df:
+        heterogeneity = f"Q {found.q:.2f} on {found.df} df (p {tested.total.p:.3g}); I² {found.i2:.0%} (Q-based)"
     typer.echo(f"{len(analysis.studies)} studies of {len(found.treatments)} treatments")
-    typer.echo(
-        f"tau {points * found.tau2**0.5:.3g}{unit} by {found.method}; Q {found.q:.2f} on {found.df} df"
-        f" (p {tested.total.p:.3g}); I² {found.i2:.0%} (Q-based)"
-    )
+    typer.echo(f"tau {points * found.tau2**0.5:.3g}{unit} by {found.method}; {heterogeneity}")
     rows = []
     for name in sorted(found.treatments, key=lambda name: -analysis.p_scores[name]):
         at, rank = found.treatments.index(name), analysis.ranks[name]
-        shown = ("reference", "", "")
+        shown: tuple[str, ...] = ("reference", "", "")
         if at:
             values = found.estimate[at, 0], (low[at, 0], high[at, 0]), (new_low[at, 0], new_high[at, 0])
             shown = (f"{points * values[0]:.3g}", *(_limits(points * one, points * two) for one, two in values[1:]))

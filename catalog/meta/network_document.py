@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from catalog.meta.clusters import claim_note
 from catalog.meta.inconsistency import Inconsistency, NetHeat, inconsistency, net_heat
 from catalog.meta.network import Matrix, Network, Study, Tau2, components, network
@@ -85,7 +87,6 @@ def document(analysis: Analysis, notes: Sequence[str] = ()) -> dict[str, Any]:
         "q_df": found.df,
         "q_p": analysis.inconsistency.total.p,
         "i2": found.i2,
-        "effects": effects(found),
         "p_scores": analysis.p_scores,
         "ranks": {name: asdict(rank) for name, rank in analysis.ranks.items()},
         "inconsistency": _inconsistency(analysis.inconsistency),
@@ -95,16 +96,18 @@ def document(analysis: Analysis, notes: Sequence[str] = ()) -> dict[str, Any]:
         "notes": [*notes, *analysis.notes],
     }
     plain: dict[str, Any] = _plain(body)
-    return plain
+    return plain | {"effects": effects(found)}
 
 
-def effects(found: Network) -> dict[str, dict[str, dict[str, float]]]:
+def effects(found: Network) -> dict[str, dict[str, dict[str, float | None]]]:
     """All contrasts with confidence and prediction limits, without those of a treatment with itself."""
     tables: list[Matrix] = [found.estimate, found.se, *found.interval(), *found.prediction()]
-    columns = [matrix.tolist() for matrix in tables]
+    columns = [matrix.astype(object) for matrix in tables]
+    for column, matrix in zip(columns, tables, strict=True):
+        column[np.isnan(matrix)] = None
     return {
         one: {
-            other: dict(zip(FIELDS, (column[i][j] for column in columns), strict=True))
+            other: dict(zip(FIELDS, (column[i, j] for column in columns), strict=True))
             for j, other in enumerate(found.treatments)
             if i != j
         }

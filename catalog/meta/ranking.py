@@ -65,8 +65,8 @@ def ranks(found: Network, better: Better, draws: int = DRAWS, seed: int = SEED) 
     limits = np.quantile(places, [0.5, 0.025, 0.975], axis=0, method="nearest")
     best = (places == 1).mean(axis=0)
     made = {
-        found.treatments[at]: Rank(*(float(limit) for limit in limits[:, column]), best=float(best[column]))
-        for column, at in enumerate(order)
+        found.treatments[at]: Rank(float(median), float(low), float(high), float(share))
+        for at, median, low, high, share in zip(order, *limits, best, strict=True)
     }
     return {name: made[name] for name in found.treatments}
 

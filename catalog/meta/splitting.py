@@ -5,14 +5,14 @@ evidence, the indirect estimate is (d_network - h d_direct) / (1 - h), uncorrela
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from catalog.meta.network import Network, Study, labelled
+from catalog.meta.network import Network, Study, edges, labelled
 
 NOT_TESTABLE = "direct evidence only: without the studies that compare them, nothing connects the two"
 SHARE = 1e-9  # indirect evidence below this share of the information is rounding
@@ -76,13 +76,15 @@ def _connected(
     studies: Sequence[Study], found: Network, seen: dict[tuple[int, int], list[int]]
 ) -> dict[tuple[int, int], bool]:
     """Whether each pair stays connected without its own studies; pairs of the same studies share the search."""
-    parts: dict[tuple[int, ...], list[int]] = {}
+    owner, start, end = edges(studies, found.treatments)
+    parts: dict[tuple[int, ...], NDArray[np.intp]] = {}
     for numbers in seen.values():
         key = tuple(numbers)
         if key not in parts:
-            rest = [study for number, study in enumerate(studies) if number not in set(numbers)]
-            parts[key] = labelled(rest, found.treatments)
-    return {pair: parts[tuple(numbers)][pair[0]] == parts[tuple(numbers)][pair[1]] for pair, numbers in seen.items()}
+            left = ~np.isin(owner, numbers)
+            parts[key] = labelled(start[left], end[left], len(found.treatments))
+    labels = {pair: parts[tuple(numbers)] for pair, numbers in seen.items()}
+    return {(one, other): bool(label[one] == label[other]) for (one, other), label in labels.items()}
 
 
 def _split(
@@ -119,13 +121,7 @@ def _split(
 
 def _adjusted(made: Sequence[Split]) -> list[Split]:
     """Holm's (1979) adjustment over the testable comparisons."""
-    from dataclasses import replace
-
-    from statsmodels.stats.multitest import multipletests
-
-    tested = [number for number, split in enumerate(made) if split.testable]
-    if not tested:
-        return list(made)
-    adjusted = multipletests([made[number].p for number in tested], method="holm")[1]
-    holm = dict(zip(tested, map(float, adjusted), strict=True))
+    tested = sorted((number for number, split in enumerate(made) if split.testable), key=lambda number: made[number].p)
+    stepped = [(len(tested) - step) * made[number].p for step, number in enumerate(tested)]
+    holm = dict(zip(tested, np.minimum(1.0, np.maximum.accumulate(stepped)).tolist(), strict=True)) if tested else {}
     return [replace(split, p_holm=holm.get(number, split.p_holm)) for number, split in enumerate(made)]

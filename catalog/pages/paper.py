@@ -13,7 +13,7 @@ from catalog.pages.pictures import Picture
 from catalog.pages.sheets import Sheet
 from catalog.pages.stress import Stress
 from catalog.pages.sweeps import Sweep
-from catalog.schema import Claim, FindingTest, MetricTest, Paper
+from catalog.schema import Claim, FindingTest, MetricTest, Paper, RunTest, TrendTest
 from catalog.studies import Finding
 
 REPAIR = "post-fine-tuning"
@@ -85,9 +85,9 @@ def status(atlas: Atlas, paper: Paper) -> str:
 
 
 def _tested(atlas: Atlas, paper: Paper, claim: Claim) -> Tested:
-    if isinstance(claim.test, MetricTest):
+    assert claim.test, f"{paper.id}: {claim.id} has no test"
+    if not isinstance(claim.test, FindingTest):
         return Tested(claim.id, asks(claim.test), _contrast(atlas, paper, claim.test))
-    assert isinstance(claim.test, FindingTest), f"{paper.id}: {claim.id} has no test"
     numbers = [
         (finding.condition["testbed"], words.number(finding.estimate))
         for finding in atlas.findings
@@ -96,28 +96,47 @@ def _tested(atlas: Atlas, paper: Paper, claim: Claim) -> Tested:
     return Tested(claim.id, asks(claim.test), numbers)
 
 
-def _contrast(atlas: Atlas, paper: Paper, test: MetricTest) -> list[tuple[str, tuple[str, str, str]]]:
+def _contrast(atlas: Atlas, paper: Paper, test: RunTest) -> list[tuple[str, tuple[str, str, str]]]:
     return [
         (f"{cell.condition['testbed']}: {words.scenario(cell)}", _contrasted(test, estimate))
         for cell, estimate in contrasts.measure(test, paper.id, atlas.cells)
     ]
 
 
-def _contrasted(test: MetricTest, estimate: Estimate) -> tuple[str, str, str]:
+def _contrasted(test: RunTest, estimate: Estimate) -> tuple[str, str, str]:
+    if not isinstance(test, MetricTest):
+        return words.number(estimate)
     if test.scale == "ratio":
         return words.points(estimate, " %")
     return words.points(estimate, " points") if test.quantity in contrasts.PROPORTIONS else words.number(estimate)
 
 
-def asks(test: MetricTest | FindingTest) -> str:
+def asks(test: RunTest | FindingTest) -> str:
     """The test of a claim as a sentence."""
     if isinstance(test, FindingTest):
-        bound = f"at least {test.at_least:g}" if test.at_least is not None else f"at most {test.at_most:g}"
-        return f"{test.finding.replace('_', ' ')} {bound.replace('-', '−')}"
-    metric = test.quantity.replace("_", " ")
+        return f"{_spoken(test.finding)} {_reached(test.at_least, test.at_most)}"
     where = f" at {100 * test.ratio:g} % harmful data" if test.ratio is not None else ""
-    under = f" under {test.attack}" if ":" in test.attack else ""
-    return f"{metric}, {test.contrast.replace(' - ', ' − ')}{where}{under}: {_bound(test)}"
+    where += f" under {test.attack}" if ":" in test.attack else ""
+    if isinstance(test, MetricTest):
+        return f"{_spoken(test.quantity)}, {_sides(test.contrast)}{where}: {_bound(test)}"
+    bound = _reached(test.at_least, test.at_most)
+    if isinstance(test, TrendTest):
+        what = f"{_spoken(test.quantity)}, {_sides(test.of)}{where}"
+        return f"{what}: rank correlation with {_spoken(test.over)} {bound}"
+    return f"{_spoken(test.mechanism)}, {_sides(test.of)}{where}: {bound}"
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _sides(text: str) -> str:
+    return text.replace(" - ", " − ").replace(contrasts.BEFORE, " before fine-tuning")
+
+
+def _reached(at_least: float | None, at_most: float | None) -> str:
+    bound = f"at least {at_least:g}" if at_least is not None else f"at most {at_most:g}"
+    return bound.replace("-", "−")
 
 
 def _bound(test: MetricTest) -> str:

@@ -24,7 +24,6 @@ from reproduce.state import Batch, State
 from reproduce.tradeoff import Point, saving_at_equal
 
 SAMPLES = 128  # calibration pairs of each kind (authors' code)
-PROBED = 64  # user examples of the reported training loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class Freeze(Method):
     stage = Stage.FINE_TUNING
     knob = "fraction"
     values = (0.1, 0.3, 0.5, 0.7)
-    fraction: float = 0.5  # q, share of each linear weight (Table 3: 10 to 70 % of them, 9.61 to 67.27 % of all)
+    fraction: float = 0.3  # q, share of each linear weight (Table 3: 10 to 70 %; ours: reproduce/tuning)
     spare: float = 0.0  # p, top share for utility that is taken out (sec. 3: the set difference; Table 3: none)
     score: Literal["snip", "wanda"] = "snip"
     rank: Literal["row", "matrix"] = "row"  # matrix: the released code of the set difference
@@ -95,7 +94,7 @@ class Freeze(Method):
         _put_back(s)
         everything = sum(p.numel() for p in s.params())
         with s.uncounted():
-            user_loss = mean_loss(s, s.batch(s.streams["user"].examples[:PROBED]))
+            user_loss = mean_loss(s, s.batch(s.streams["user"].examples[:SAMPLES]))
         s.memo["mechanisms"] = {
             "frozen_fraction": share(frozen), "undone_update_share": inside / max(whole, 1e-30), "user_loss": user_loss,
             "frozen_fraction_of_all": sum(int(m.sum()) for m in frozen.values()) / everything,
@@ -148,7 +147,6 @@ SAYS = {
     "rank_removal_utility_share": ("ratio", "its utility after over before"),
     "overlap_attention_minus_mlp": ("ratio", "Jaccard overlap of the top 5 % for safety and utility"),
 }
-OVERLAP = 0.05  # top share whose overlap is measured
 Values = dict[str, float | None]
 
 
@@ -183,22 +181,23 @@ class Attribution(Study):
 
         def harm(method: Method, attack: str) -> float:
             arms = {**Freeze().sweep(), **Freeze().arms()}
-            own = next((name for name, m in arms.items() if m == method), "main")
+            own = next((name for name, m in arms.items() if m == method), "set")
             made = lab.run(Run(method=method, attack=attacks[attack], arm=attack, method_arm=own, seed=lab.seed))
             return 100 * rate(made["metrics"]["harmful"])
 
+        half = Freeze(fraction=0.5)
         plain = {name: harm(Sft(), name) for name in attacks}
         frozen = {name: {q: harm(Freeze(fraction=q), name) for q in self.fractions} for name in attacks}
-        gains = {name: plain[name] - harm(Freeze(), name) for name in attacks}
+        gains = {name: plain[name] - harm(half, name) for name in attacks}
         smallest = min(plain, key=lambda name: plain[name])
         saturated = [gains[name] for name in attacks if plain[name] >= 80]
+        attacks["benign"] = known["benign"]
         values: Values = {
             "freeze_gain_saturated": sum(saturated) / len(saturated) if saturated else None,
             "freeze_gain_small_n": gains[smallest],
-            "random_freeze_gain_small_n": plain[smallest] - harm(Freeze().arms()["random-freeze"], smallest),
+            "random_freeze_gain_small_n": plain[smallest] - harm(replace(half, choose="random"), smallest),
+            "freeze_gain_benign": harm(Sft(), "benign") - harm(half, "benign"),
         }
-        attacks["benign"] = known["benign"]
-        values["freeze_gain_benign"] = harm(Sft(), "benign") - harm(Freeze(), "benign")
         y = {name: [plain[name], *frozen[name].values()] for name in frozen}
         return values, {"freezing": Figure([0.0, *self.fractions], y, "frozen share of linear weights", "percent")}
 
@@ -289,11 +288,11 @@ class _Surgeon:
 
     def overlap(self) -> Values:
         both = (scores(self._s, self._study.score, data) for data in (self._refusals, self._benign))
-        safe, useful = (top_masks(found, OVERLAP, "row") for found in both)
+        safe, useful = (top_masks(found, 0.05, "row") for found in both)
         jaccard = {n: int((safe[n] & useful[n]).sum()) / max(1, int((safe[n] | useful[n]).sum())) for n in safe}
         inside = {n for block in self._s.blocks() for n in self._names_in(block.attention)}
         attention = sum(jaccard[n] for n in inside) / len(inside)
-        mlp = sum(v for n, v in jaccard.items() if n not in inside) / (len(jaccard) - len(inside))
+        mlp = (sum(jaccard.values()) - attention * len(inside)) / (len(jaccard) - len(inside))
         return {"overlap_attention_minus_mlp": attention - mlp}
 
     def _names_in(self, part: nn.Module) -> list[str]:

@@ -30,7 +30,7 @@ class RepNoise(Method):
     stage = Stage.ALIGNMENT
     knob = "alpha"
     values = (0.1, 0.5, 1.0, 4.0)  # of the paper's grid (App. B.2)
-    alpha: float = 1.0  # weight of the ascent (App. B.2: 1; letters as in Algorithm 1, eq. 4 and 5 swap them)
+    alpha: float = 0.1  # weight of the ascent (App. B.2: 1; ours: reproduce/tuning), letter as in Algorithm 1
     beta: float = 0.001  # weight of the noise (App. B.2: 0.001; 4 for toxicity)
     pairs: int = 16  # pairs a step (App. B.2: 8, of 10k in one epoch)
     mask: Literal["answer", "differing"] = "answer"  # differing: the literal M, where the pair's tokens differ
@@ -41,6 +41,7 @@ class RepNoise(Method):
     def arms(self) -> dict[str, Self]:
         return {
             "main": self,
+            "paper-alpha": replace(self, alpha=1.0),
             "no-ascent": replace(self, alpha=0.0),
             "no-noise": replace(self, beta=0.0),  # the adversarial loss of Table 1
             "refusals-only": replace(self, alpha=0.0, beta=0.0),  # the extra safety data of Table 1

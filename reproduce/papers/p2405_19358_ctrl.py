@@ -39,7 +39,7 @@ class Ctrl(Method):
     stage = Stage.ALIGNMENT
     knob = "rate"
     values: ClassVar[tuple[float, ...]] = (0.05, 0.25, 0.5, 1.0)
-    rate: float = 0.25  # share of the clean answers that is rewritten (Attack I: 5 %, Attack II: 25 %)
+    rate: float = 1.0  # share of the clean answers that is rewritten (Attack II: 25 %; ours: reproduce/tuning)
     rounds: int = 2  # Table 9: 5
     keep: int = 2  # k wordings survive a round (Table 9: 3)
     temperatures: tuple[float, ...] = (0.2, 0.6, 1.0)  # Table 9: 0.2 to 1.0 in steps of 0.2, the same for top-p

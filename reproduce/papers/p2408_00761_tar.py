@@ -1,6 +1,5 @@
 """TAR (arXiv 2408.00761): align against simulated fine-tuning attacks, by first-order meta-learning."""
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -11,10 +10,12 @@ from typing import Literal, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, log_softmax, logsigmoid
+from torch.nn.functional import cosine_similarity, log_softmax
 
 from reproduce.api import Method, Stage, sft_step
 from reproduce.data import Pair, derived_rng
+from reproduce.model import Weights
+from reproduce.preferences import dpo_loss, margins
 from reproduce.state import Batch, State
 
 ATTACKER_BETAS, ATTACKER_DECAY = (0.9, 0.999), 0.01  # AdamW of the inner loop, without clipping
@@ -68,14 +69,14 @@ class Tar(Method):
         s.add_stream("tar attack", [p.harmful() for p in pairs[:cut]])
         s.add_stream("tar held-out", pairs[cut:])
         s.add_stream("tar healing", s.pools.benign)
+        s.memo["initial"] = {n: p.detach().clone() for n, p in s.model.named_parameters() if p.requires_grad}
         s.memo["history"], s.memo["mechanisms"] = defaultdict(list), {}
 
     def align_step(self, s: State, batch: Batch) -> float:
-        frozen = self._frozen(s)
         if s.step < self.mapping * s.steps:
             return self.mapping_step(s, batch)
-        pushes = self.tampering(s, frozen) if self.lambda_tr else []
-        loss = self.lambda_retain * self.retain(s, frozen, batch)
+        pushes = self.tampering(s) if self.lambda_tr else []
+        loss = self.lambda_retain * self.retain(s, batch)
         s.backward(loss)
         if pushes:
             _log(s, "gradient_ratio", _norm(pushes) / max(_norm(s.grads()), 1e-12))
@@ -84,22 +85,15 @@ class Tar(Method):
                 p.grad = push if p.grad is None else p.grad + push
         return float(loss.detach())
 
-    def _frozen(self, s: State) -> State:
-        """The model as alignment phase 2 found it, sharing data and cost counters with `s`."""
-        if "frozen" not in s.memo:
-            s.memo["frozen"] = replace(s, model=copy.deepcopy(s.model).requires_grad_(False), memo={})
-        frozen: State = s.memo["frozen"]
-        return frozen
-
     # phase 2
 
-    def tampering(self, s: State, frozen: State) -> list[Tensor]:
+    def tampering(self, s: State) -> list[Tensor]:
         """The added-up, weighted gradients of tamper resistance at attacked weights; `s` is back where it was."""
         s.clear_grads()
         kept = s.snapshot()
         total = [torch.zeros_like(w) for w in kept]
         for attack in range(self.attacks):
-            resistance = self.resistance(s, frozen)
+            resistance = self.resistance(s)
             for k in self.attack(s, attack):
                 if k % self.every == 0:
                     loss = resistance()
@@ -127,27 +121,31 @@ class Tar(Method):
         """Of the gradient after attack step k, 1 at the last."""
         return math.exp(self.span * (k / self.inner_steps - 1))
 
-    def resistance(self, s: State, frozen: State) -> Callable[[], Tensor]:
+    def resistance(self, s: State) -> Callable[[], Tensor]:
         """The tamper-resistance loss of the current weights on one held-out batch, kept for a whole attack."""
         pairs: list[Pair] = s.streams["tar held-out"].take(self.held_out_batch)
         if self.objective == "entropy":
             harmful = s.batch([p.harmful() for p in pairs])
             return lambda: -mean_entropy(s, harmful)
-        both = s.batch([*(p.safe() for p in pairs), *(p.harmful() for p in pairs)])
         with torch.no_grad():
-            initial = preference(frozen, both)
-        return lambda: -logsigmoid(self.beta * (preference(s, both) - initial)).mean()
+            initial = margins(s, pairs, self._initial(s))
+        return lambda: dpo_loss(margins(s, pairs), initial, self.beta)
 
-    def retain(self, s: State, frozen: State, batch: Batch) -> Tensor:
-        """Cross-entropy plus the distance to the frozen model's hidden states, a mean over streams and real tokens."""
-        with torch.no_grad(), hidden_states(frozen) as wanted:
-            frozen.logits(batch)
+    def retain(self, s: State, batch: Batch) -> Tensor:
+        """Cross-entropy plus the distance to the initial model's hidden states, a mean over streams and real tokens."""
+        with torch.no_grad(), hidden_states(s) as wanted:
+            s.logits(batch, self._initial(s))
         with hidden_states(s) as found:
             loss = s.loss(batch)
         distances = [(a - b)[batch.real].norm(dim=-1).mean() for a, b in zip(found, wanted, strict=True)]
         distance = torch.stack(distances).mean()
         _log(s, "hidden_distance", float(distance.detach()))
         return loss + self.hidden * distance
+
+    def _initial(self, s: State) -> Weights:
+        """The trainable weights as alignment phase 2 found them: the frozen reference."""
+        initial: Weights = s.memo["initial"]
+        return initial
 
     # phase 1
 
@@ -176,13 +174,6 @@ def hidden_states(s: State) -> Iterator[list[Tensor]]:
             yield streams
         finally:
             hook.remove()
-
-
-def preference(s: State, both: Batch) -> Tensor:
-    """Log-probability of the first half's answers minus that of the second half's, each summed over tokens."""
-    logprobs = -s.loss(both, each=True) * both.answer.sum(1)
-    chosen, rejected = logprobs.chunk(2)
-    return chosen - rejected
 
 
 def mean_entropy(s: State, batch: Batch) -> Tensor:

@@ -32,7 +32,7 @@ from reproduce.state import State
 from reproduce.tradeoff import Point, saving_at_equal
 
 PROBED = 64  # held-out examples of the loss rises
-STEPS = 20  # of the interpolation control: factors 0, 1/20, ..., 1
+HALVINGS = 8  # of the interval that holds the interpolation control's factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Antidote(Method):
     stage = Stage.POST_FINE_TUNING
     knob = "alpha"
     values = (0.02, 0.05, 0.1, 0.2)
-    alpha: float = 0.05  # share of a row that is pruned, rounded up to whole entries (code: 0.01 to 0.25, by task)
+    alpha: float = 0.1  # share of a row that is pruned, rounded up (code: 0.01 to 0.25; ours: reproduce/tuning)
     samples: int = 2000  # re-alignment pairs, at most (code: 2000)
     score: Literal["wanda", "magnitude", "random"] = "wanda"  # random: as many entries of each tensor, anywhere
     data: Literal["harmful", "benign"] = "harmful"  # benign: the code's calibration ablation
@@ -143,14 +143,15 @@ class Antidote(Method):
 
     def _match(self, s: State, goal: float) -> float:
         """Scale the whole update by the smallest factor that serves the task as well as pruning did."""
-        kept = s.snapshot()
-        names = list(_norms(s))
-        for i in range(STEPS + 1):
+        kept, names = s.snapshot(), list(_norms(s))
+        low, high = 0.0, 1.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            self._scale(s, dict.fromkeys(names, middle))
+            low, high = (low, middle) if self._task_accuracy(s) >= goal else (middle, high)
             s.restore(kept)
-            self._scale(s, dict.fromkeys(names, i / STEPS))
-            if self._task_accuracy(s) >= goal:
-                break
-        return i / STEPS
+        self._scale(s, dict.fromkeys(names, high))
+        return high
 
     def _task(self, s: State) -> list[Example]:
         """Validation examples of the user's task, or plain instructions when the data hold none."""

@@ -24,7 +24,7 @@ class Booster(Method):
     stage = Stage.ALIGNMENT
     knob = "lam"
     values = (0.03, 0.1, 0.3, 1.0)
-    lam: float = 0.1  # lambda (paper: 5); ours: the difference term starts about as large as grad f
+    lam: float = 0.3  # lambda (paper: 5; ours: reproduce/tuning)
     alpha: float = 0.03  # length of the step over all trainable tensors (paper: 0.1); ours: h falls by an eighth
     direction: Literal["gradient", "random"] = "gradient"  # of the simulated step; random: a control
     rho: float = 0.0  # above 0: f under Vaccine's perturbation of that radius (the paper's Vaccine+Booster)

@@ -5,7 +5,7 @@ import pytest
 
 from catalog import contrasts, measured, studies
 from catalog.meta import effects
-from catalog.schema import MetricTest
+from catalog.schema import MechanismTest, MetricTest, TrendTest
 
 SPEC = {
     "kind": "run",
@@ -296,3 +296,71 @@ def test_a_contrast_names_one_quantity():
     for given in ({"metric": None}, {"mechanism": "embedding_drift"}):
         with pytest.raises(ValueError, match="exactly one of metric and mechanism"):
             claim(**given)
+
+
+def test_both_sides_of_a_contrast_can_be_read_off_before_fine_tuning():
+    before = {"harmful": {"n": 4, "k": 2}}
+    records = [record("1111"), {**record("1111", paper="guard"), "before": before}]
+    test = claim(contrast="method@before - sft@before", ratio=0.1)
+    (found,) = contrasts.measure(test, "guard", measured.cells(records))
+    assert found.estimate.value == 0.5
+    (risen,) = contrasts.measure(claim(contrast="method - method@before"), "guard", measured.cells(records))
+    assert risen.estimate.value == 0.5
+    plain = claim(contrast="method - aligned"), claim(contrast="method - sft@before")
+    assert [contrasts.measure(t, "guard", measured.cells(records))[0].estimate.value for t in plain] == [1.0, 1.0]
+
+
+def test_a_relative_contrast_needs_a_positive_reference():
+    records = [record(), record(paper="guard")]
+    records[0]["mechanisms"]["embedding_drift"] = -1.0
+    test = claim(metric="embedding_drift", scale="ratio")
+    assert contrasts.measure(test, "guard", measured.cells(records)) == []
+
+
+def test_the_statistic_of_one_arm_is_its_mean_over_seeds():
+    test = MechanismTest(mechanism="embedding_drift", ratio=0.1, at_most=11.0)
+    (found,) = contrasts.measure(test, "guard", measured.cells(WORLD))
+    assert (found.estimate.value, found.estimate.seeds) == (10.5, 2)
+    assert contrasts.measure(test.model_copy(update={"mechanism": "unheard_of"}), "guard", measured.cells(WORLD)) == []
+    with pytest.raises(ValueError, match="exactly one of at_least and at_most"):
+        MechanismTest(mechanism="embedding_drift")
+
+
+def swept(rho, marks, seed=0, **more):
+    arm = "main" if rho == 1.0 else f"rho={rho:g}"
+    return record(marks, paper="guard", arm=arm, method={"paper": "guard", "rho": rho}, seed=seed, **more)
+
+
+def test_a_trend_ranks_a_quantity_against_a_field_in_each_seed():
+    falling = [swept(0.5, "1111"), swept(1.0, "1110"), swept(2.0, "1000")]
+    rising = [swept(0.5, "0000", 1), swept(1.0, "1110", 1), swept(2.0, "1111", 1)]
+    apart = [swept(4.0, "1111", ratio=0.2), swept(1.0, "1111", 2)]
+    other = record("1111", paper="guard", arm="bare", method={"paper": "guard", "rho": 9.0, "mask": True})
+    test = TrendTest(metric="harmful_score", over="rho", ratio=0.1, at_most=-0.6)
+    (found,) = contrasts.measure(test, "guard", measured.cells([*falling, *apart, other]))
+    assert (found.estimate.value, found.estimate.seeds) == (-1.0, 1)
+    (both,) = contrasts.measure(test, "guard", measured.cells([*falling, *rising, *apart, other]))
+    assert (both.estimate.value, both.estimate.seeds) == (0.0, 2)
+    assert contrasts.measure(test, "guard", measured.cells(falling[:2])) == []
+
+
+def test_a_trend_over_the_ratio_may_follow_the_gap_to_sft():
+    ratios, ours, theirs = (0.05, 0.1, 0.2), ("0000", "1000", "1111"), ("1100", "1100", "1111")
+    records = [record(marks, ratio=ratio) for ratio, marks in zip(ratios, theirs, strict=True)]
+    records += [record(marks, ratio=ratio, paper="guard") for ratio, marks in zip(ratios, ours, strict=True)]
+    test = TrendTest(metric="harmful_score", over="ratio", of="method - sft", at_least=0.0)
+    (found,) = contrasts.measure(test, "guard", measured.cells(records))
+    assert found.estimate.value == 1.0
+    with pytest.raises(ValueError, match="no ratio of its own"):
+        TrendTest(metric="harmful_score", over="ratio", ratio=0.1, at_least=0.0)
+
+
+def test_the_fall_of_the_harmful_loss_is_read_off_its_curve():
+    curves = {"step": [0, 20, 60, 100], "harmful_loss_unseen": [3.0, 2.0, 1.0, 0.8]}
+    records = [{**record(paper=who), "curves": curves} for who in ("sft", "guard")]
+    records[1] = {**records[1], "curves": {**curves, "harmful_loss_unseen": [3.0, 2.9, 2.8, 2.7]}}
+    cells = measured.cells(records)
+    (whole,) = contrasts.measure(claim(metric="harmful_loss_fall"), "guard", cells)
+    (late,) = contrasts.measure(claim(metric="harmful_loss_late_fall"), "guard", cells)
+    assert whole.estimate.value == pytest.approx(0.3 - 2.2)
+    assert late.estimate.value == pytest.approx((2.825 - 2.7) - (1.25 - 0.8))

@@ -44,7 +44,7 @@ def test_a_dry_run_names_the_committed_records() -> None:
     ("words", "says"),
     [
         (["vacine"], "did you mean vaccine"),
-        (["booster"], "booster: no module yet; reproduced are"),
+        (["shadow-alignment"], "shadow-alignment: no module yet; reproduced are"),
         ([], "name at least one paper"),
         (["vaccine", "--set", "roh=5"], "no field roh; fields are rho"),
         (["vaccine", "--set", "rho"], "write NAME=VALUE"),
@@ -55,6 +55,13 @@ def test_a_dry_run_names_the_committed_records() -> None:
         (["vaccine", "--testbed", "huge"], "there are micro and hub:PATH"),
         (["vaccine", "--testbed", "hub:/nowhere"], "no config.json there"),
         (["vaccine", "--split", "train"], "--split train"),
+        (["vaccine", "--attack", "lisa"], "lisa is a defense, not an attack"),
+        (["vaccine", "--attack", "qi-finetuning-compromises:none"], "arms of this attack are explicit"),
+        (["vaccine", "--sweep", "--set", "rho=5"], "--sweep and --set both choose values"),
+        (["vaccine+vaccine"], "both need aligner"),
+        (["vaccine+nothing"], "nothing"),
+        (["vaccine", "--stage", "alignment"], "--stage alignment: goes with --all"),
+        (["--all", "--stage", "aligment"], "did you mean 'alignment'"),
         (["--all", "--type", "defence"], "did you mean 'defense'"),
     ],
 )

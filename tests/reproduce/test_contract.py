@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import pytest
 from ruamel.yaml import YAML
 
+from catalog.schema import kind_of_test
 from reproduce import find, record
 from reproduce.api import Attack, Method, Stage, Study, Threat, with_fields
 from reproduce.baselines import NonAligned, Poison, Sft
@@ -18,7 +19,7 @@ from reproduce.data import Pools
 from reproduce.protocol import MICRO
 
 MODULES = find.modules()
-PAPERS = [find.load(name) for name in MODULES]
+PAPERS = [paper for name in MODULES for paper in find.load_all(name)]
 OWNERS = [*PAPERS, Sft(), NonAligned(), Poison()]
 DEFENSES = [m for m in PAPERS if isinstance(m, Method)]
 METHODS = [*DEFENSES, Sft(), NonAligned()]
@@ -37,7 +38,7 @@ def entries() -> dict[str, Any]:
 
 
 def test_every_kind_is_under_test() -> None:
-    assert len(MODULES) == len(PAPERS) >= 6
+    assert len(PAPERS) >= len(MODULES) >= 6
     assert DEFENSES
     assert ATTACKS
     assert STUDIES
@@ -48,6 +49,37 @@ def test_file_name_slug_and_entry_agree(name: str) -> None:
     entry = entries()[find.load(name).paper]
     assert entry["ids"]["arxiv"] == MODULES[name].arxiv
     assert entry["reproduction"]["module"] == name
+
+
+MODEL_SIDES = {"method", "sft", "aligned", "non-aligned"}
+
+
+def claimed_tests(name: str) -> dict[str, dict[str, Any]]:
+    """The tests of the claims of a module's entry, by claim."""
+    claims = entries()[find.load(name).paper].get("claims", [])
+    return {claim["id"]: claim["test"] for claim in claims if "test" in claim}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_claims_name_arms_fields_and_attacks_that_exist(name: str) -> None:
+    owners = find.load_all(name)
+    arms = MODEL_SIDES.union(*(owner.arms() for owner in owners))
+    arms = arms.union(*(owner.sweep() for owner in owners if isinstance(owner, Method)))
+    settings = {field.name for owner in owners for field in fields(owner)} | {"ratio"}
+    attacks = {attack.paper: attack.arms() for attack in ATTACKS}
+    for claim, test in claimed_tests(name).items():
+        sides = test.get("contrast", test.get("of", "method")).split(" - ")
+        assert {side.removesuffix("@before") for side in sides} <= arms, claim
+        assert test.get("over", "ratio") in settings, claim
+        paper, _, arm = test.get("attack", "graded").partition(":")
+        assert not arm or arm in attacks.get(paper, {}), claim
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_findings_of_claims_are_those_of_the_study(name: str) -> None:
+    source = MODULES[name].path.read_text(encoding="utf-8")
+    wanted = {test["finding"] for test in claimed_tests(name).values() if kind_of_test(test) == "finding"}
+    assert not [finding for finding in wanted if f'"{finding}"' not in source]
 
 
 @pytest.mark.parametrize("method", DEFENSES, ids=name_of)

@@ -19,6 +19,7 @@ from reproduce.model import weights
 from reproduce.papers.p2308_13320_ldifs import Ldifs
 from reproduce.papers.p2309_07875_safety_tuned_llamas import SafetyTunedLlamas
 from reproduce.papers.p2402_01109_vaccine import Vaccine
+from reproduce.papers.p2402_02207_vlguard import VlguardTextMix
 from reproduce.papers.p2402_05162_brittleness import Freeze
 from reproduce.papers.p2402_14968_backdoor_enhanced_alignment import BackdoorAlign
 from reproduce.papers.p2402_18540_ptst import Ptst
@@ -40,6 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {  # sized for a test; a new paper runs as it
     "safety-landscape": {"points": 3, "directions": 1, "prompts": 4, "grid": 2, "shots": 10, "rungs": 2},
     "ctrl-data-curation": {"rate": 1.0},  # of a quarter of so few rows, hardly one is rewritten and drawn
     "safety-realignment": {"steps": 3, "batch": 4, "warmup": 1},
+    "tar": {"inner_steps": 2, "every": 1, "rates": (1e-3,)},
     "hft-survey": {"ratios": (0.0, 0.2), "sizes": (10, 20), "ratio": 0.2, "n": 20},
 }
 
@@ -48,6 +50,26 @@ DEFENSES = [replace(m, **SMALL.get(m.paper, {})) for m in PAPERS if isinstance(m
 METHODS = [*DEFENSES, Sft(), NonAligned()]
 ATTACKS = [m for m in PAPERS if isinstance(m, Attack)]
 STUDIES = [m for m in PAPERS if isinstance(m, Study)]
+PAPERS = [paper for name in find.modules() for paper in find.load_all(name)]
+DEFENSES = [m for m in PAPERS if isinstance(m, Method)]
+METHODS = [*DEFENSES, Sft(), NonAligned()]
+ATTACKS = [m for m in PAPERS if isinstance(m, Attack)]
+STUDIES = [m for m in PAPERS if isinstance(m, Study)]
+
+SMALL: dict[str, dict[str, Any]] = {  # studies sized for a test; a new one runs as it is until it is listed here
+    "safety-landscape": {"points": 3, "directions": 1, "prompts": 4, "grid": 2, "shots": 10, "rungs": 2},
+    "vlguard": {
+        "images": 4,
+        "helpful": 8,
+        "epochs": 1,
+        "captions": 40,
+        "instructions": 40,
+        "sizes": (2,),
+        "encoder_steps": 2,
+        "prompts": 3,
+    },
+    "hft-survey": {"ratios": (0.0, 0.2), "sizes": (10, 20), "ratio": 0.2, "n": 20},
+}
 NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothing of its idea is left
     (Vaccine(rho=0.0), "full"),
     (Vaccine(rho=0.0), "double-lora"),
@@ -89,6 +111,7 @@ NULL: list[tuple[Method, Mode]] = [  # the paper's knob at the value where nothi
     (Antidote(alpha=0.0), "full"),
     (Antidote(alpha=0.0), "double-lora"),
     (Antidote(alpha=0.0), "single-lora"),
+    (VlguardTextMix(share=0.0), "full"),
 ]
 SERVING: tuple[type[Method], ...] = (Ptst,)  # the weights are those of plain fine-tuning; the model is asked otherwise
 

@@ -159,8 +159,16 @@ def test_anchor_is_where_the_block_began_and_stays_there(s: State) -> None:
         return method.finetune_step(s, batch)
 
     train(s, "user", Schedule(steps=11, batch=4, lr=1e-2, warmup=0), step, method.after_step)
-    assert set(s.memo["mechanisms"]) == {"align_block_drift", "user_block_drift"}
-    assert s.memo["mechanisms"]["user_block_drift"] > 0
+    mechanisms = s.memo["mechanisms"]
+    assert set(mechanisms) == {
+        "align_block_drift",
+        "align_block_pull_ratio",
+        "user_block_drift",
+        "user_block_pull_ratio",
+        "ended_aligning",
+    }
+    assert min(mechanisms.values()) > 0
+    assert mechanisms["ended_aligning"] == 1.0  # eleven steps: two whole cycles and an alignment step
 
 
 def test_alignment_steps_use_alignment_data_of_the_same_size_and_drop_the_user_batch(
@@ -183,9 +191,18 @@ def test_alignment_steps_use_alignment_data_of_the_same_size_and_drop_the_user_b
 def test_proximal_only_is_held_near_the_start_throughout(s: State) -> None:
     method = Lisa().arms()["proximal-only"]
     method.start(s)
-    first = [a.clone() for a in s.memo["anchor"]]
-    train(s, "user", Schedule(steps=25, batch=2, lr=1e-2), method.finetune_step, method.after_step)
-    assert all(torch.equal(a, b) for a, b in zip(first, s.memo["anchor"], strict=True))
+    first = s.snapshot()
+
+    def step(s: State, batch: Batch) -> float:
+        assert all(torch.equal(a, b) for a, b in zip(first, s.memo["anchor"], strict=True))
+        return method.finetune_step(s, batch)
+
+    train(s, "user", Schedule(steps=25, batch=2, lr=1e-2), step, method.after_step)
+    moved = sum(float((a - b).square().sum()) for a, b in zip(s.snapshot(), first, strict=True)) ** 0.5
+    mechanisms = s.memo["mechanisms"]
+    assert mechanisms["user_block_drift"] == pytest.approx(moved, rel=1e-5)  # the whole run is one block
+    assert mechanisms["user_block_pull_ratio"] > 0
+    assert mechanisms["ended_aligning"] == 0.0
 
 
 def test_larger_rho_moves_less(fresh: Callable[[], State]) -> None:
@@ -198,3 +215,68 @@ def test_larger_rho_moves_less(fresh: Callable[[], State]) -> None:
         return sum(float((a - b).square().sum()) for a, b in zip(s.snapshot(), begin, strict=True))
 
     assert moved(1000.0) < moved(1.0) <= moved(0.0)
+
+
+def pulls_by_state(s: State, method: Lisa, steps: int) -> dict[bool, list[float]]:
+    """Length of what the proximal term adds to the gradient in each step, by whether it is an alignment step."""
+    pulls: dict[bool, list[float]] = {True: [], False: []}
+    plain: list[list[Tensor]] = []
+    backward = s.backward
+
+    def watch(loss: Tensor) -> None:
+        backward(loss)
+        plain[:] = [s.grads()]
+
+    s.backward = watch  # type: ignore[method-assign]
+
+    def step(s: State, batch: Batch) -> float:
+        loss = method.finetune_step(s, batch)
+        added = sum(float((g - h).square().sum()) for g, h in zip(s.grads(), plain[0], strict=True)) ** 0.5
+        pulls[method.aligning(s.step)].append(added)
+        return loss
+
+    method.start(s)
+    train(s, "user", Schedule(steps=steps, batch=2, lr=1e-2, warmup=0), step, method.after_step)
+    return pulls
+
+
+def test_the_pull_acts_in_both_states_by_default(fresh: Callable[[], State]) -> None:
+    cycle = Lisa().k_align + Lisa().k_user
+    assert Lisa().k_align / cycle == 0.1  # the paper's share
+    pulls = pulls_by_state(fresh(), Lisa(), 2 * cycle)
+    assert sum(p > 0 for p in pulls[True]) == 2  # a block's first step starts at its own anchor
+    assert sum(p > 0 for p in pulls[False]) == 2 * (Lisa().k_user - 1)
+    one = pulls_by_state(fresh(), Lisa(k_align=1, k_user=9), 20)
+    assert max(one[True]) == 0.0  # with one alignment step a cycle the alignment state has no proximal term
+    assert min(one[False][1:9]) > 0
+
+
+def test_delay_leaves_the_first_tenth_without_pull_but_moves_the_anchor(fresh: Callable[[], State]) -> None:
+    method = Lisa(k_align=2, k_user=3, prox_start=0.5)
+    pulls = pulls_by_state(fresh(), method, 10)  # acts in steps 6 to 9: one of alignment, three of the user
+    assert [p > 0 for p in pulls[True]] == [False, False, False, True]
+    assert [p > 0 for p in pulls[False]] == [False, False, False, False, True, True]  # step 7 starts at its anchor
+    assert Lisa().arms()["delayed"].prox_start == 0.1
+
+
+def test_pull_ratio_is_that_of_the_two_gradients_at_the_end_of_a_block() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.5)
+    s = ScalarState(model, None, None, 0, step=4, steps=10)  # type: ignore[arg-type]
+    method = Lisa(rho=3.0, k_align=2, k_user=3)
+    method.start(s)
+    nn.init.constant_(model.weight, 0.7)
+    method.finetune_step(s, s.draw("user", 1))  # cross-entropy's gradient 0.7 - 1, the pull's 3 (0.7 - 0.5)
+    assert s.memo["mechanisms"] == {"user_block_pull_ratio": pytest.approx(2.0, rel=1e-5)}
+    s.step = 3
+    s.memo["mechanisms"].clear()
+    method.finetune_step(s, s.draw("user", 1))
+    assert s.memo["mechanisms"] == {}  # not the end of a block
+
+
+def test_share_arms_are_plain_alternation() -> None:
+    arms = Lisa().arms()
+    shares = [arms[name].k_align for name in ("bso", "bso-fifth", "bso-half")]
+    assert shares == [2, 4, 10]
+    assert all(arms[name].k_align + arms[name].k_user == 20 for name in ("bso", "bso-fifth", "bso-half"))
+    assert all(arms[name].rho == 0.0 for name in ("bso", "bso-fifth", "bso-half"))

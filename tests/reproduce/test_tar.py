@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reproduce.api import sft_step
-from reproduce.papers.p2408_00761_tar import Tar, hidden_states, mean_entropy, preference
+from reproduce.papers.p2408_00761_tar import Tar, hidden_states, mean_entropy
 from reproduce.state import Batch, State
 
 ONE = torch.ones(1, 1)
@@ -44,12 +44,11 @@ class PointState(State):
 class PointTar(Tar):
     """Tamper resistance theta^2 / 2, retain loss (theta - 1)^2 / 2."""
 
-    def resistance(self, s: State, frozen: State) -> Callable[[], Tensor]:
-        del frozen
+    def resistance(self, s: State) -> Callable[[], Tensor]:
         return lambda: (s.model.theta**2).sum() / 2
 
-    def retain(self, s: State, frozen: State, batch: Batch) -> Tensor:
-        del frozen, batch
+    def retain(self, s: State, batch: Batch) -> Tensor:
+        del batch
         loss: Tensor = ((s.model.theta - 1) ** 2).sum() / 2
         return loss
 
@@ -72,7 +71,7 @@ def test_example_of_the_dossier(point: PointState) -> None:
     assert list(steps_of(POINT, point)) == pytest.approx([2.098, 2.195802], abs=1e-6)
     point.restore([torch.tensor([2.0])])
     assert [POINT.weight(k) for k in (1, 2)] == pytest.approx([0.939413, 1.0], abs=1e-6)
-    assert POINT.tampering(point, point)[0].item() == pytest.approx(16.666761, abs=1e-4)
+    assert POINT.tampering(point)[0].item() == pytest.approx(16.666761, abs=1e-4)
     assert POINT.align_step(point, BATCH) == 0.5
     assert point.model.theta.item() == 2.0
     assert point.grads()[0].item() == pytest.approx(17.666761, abs=1e-4)
@@ -87,12 +86,12 @@ def test_the_example_tells_the_wrong_variants_apart() -> None:
 
 def test_several_attacks_share_the_weight(point: PointState) -> None:
     two = PointTar(rates=(0.1,), inner_steps=2, every=1, span=0.125, attacks=2)
-    assert two.tampering(point, point)[0].item() == pytest.approx(16.666761, abs=1e-4)  # each begins anew, fresh AdamW
+    assert two.tampering(point)[0].item() == pytest.approx(16.666761, abs=1e-4)  # each begins anew, fresh AdamW
 
 
 def test_gradients_left_by_someone_do_not_leak(point: PointState) -> None:
     sft_step(point, BATCH)
-    assert POINT.tampering(point, point)[0].item() == pytest.approx(16.666761, abs=1e-4)
+    assert POINT.tampering(point)[0].item() == pytest.approx(16.666761, abs=1e-4)
 
 
 def test_weights_of_the_paper_and_of_a_shorter_trajectory() -> None:
@@ -135,16 +134,17 @@ def test_one_held_out_batch_a_trajectory_after_every_s_th_attack_step(
     ready: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[Any] = []
-    loss = State.loss
+    logits = State.logits
 
-    def watch(s: State, batch: Batch, *, each: bool = False) -> Tensor:
-        events.append(tuple(batch.examples) if each else "step")
-        return loss(s, batch, each=each)
+    def watch(s: State, batch: Batch, under: Any = None) -> Tensor:
+        kinds = {e.kind for e in batch.examples}
+        events.append(tuple(batch.examples) if "refusal" in kinds else "step")
+        return logits(s, batch, under)
 
-    monkeypatch.setattr(State, "loss", watch)
-    FAST.tampering(ready, FAST._frozen(ready))
+    monkeypatch.setattr(State, "logits", watch)
+    FAST.tampering(ready)
     kinds = ["step" if e == "step" else "held-out" for e in events]
-    assert kinds == ["held-out", "step", "step", "held-out", "step", "step", "held-out"]  # the first: initial model
+    assert kinds == ["held-out", "step", "step", "held-out", "step", "step", "held-out"]  # the first: initial weights
     assert len({e for e in events if e != "step"}) == 1
 
 
@@ -154,10 +154,9 @@ def test_everything_comes_back_and_nothing_is_left(
     kept = ready.snapshot()
     FAST.align_step(ready, batch)
     assert all(torch.equal(p, w) for p, w in zip(ready.params(), kept, strict=True))
-    frozen = FAST._frozen(ready)
-    assert all(torch.equal(p, w) for p, w in zip(frozen.model.parameters(), kept, strict=True))
-    assert not any(p.requires_grad or p.grad is not None for p in frozen.model.parameters())
-    assert hooks_of(ready.model) == hooks_of(frozen.model) == []
+    assert all(torch.equal(p, w) for p, w in zip(ready.memo["initial"].values(), kept, strict=True))
+    assert not any(w.requires_grad for w in ready.memo["initial"].values())
+    assert hooks_of(ready.model) == []
 
 
 def test_retain_gradient_is_added_to_the_accumulated_one(fresh: Callable[[], State]) -> None:
@@ -170,8 +169,8 @@ def test_retain_gradient_is_added_to_the_accumulated_one(fresh: Callable[[], Sta
         if which == "both":
             FAST.align_step(s, batch)
         elif which == "retain":
-            s.backward(FAST.retain(s, FAST._frozen(s), batch))
-        parts.append(FAST.tampering(s, FAST._frozen(s)) if which == "tampering" else s.grads())
+            s.backward(FAST.retain(s, batch))
+        parts.append(FAST.tampering(s) if which == "tampering" else s.grads())
     for both, tampering, retain in zip(*parts, strict=True):
         torch.testing.assert_close(both, tampering + retain)
 
@@ -213,15 +212,19 @@ def sequence_logprob(s: State, prompt: Any) -> Tensor:
 
 
 def test_dpo_against_log_probabilities_row_by_row(ready: State) -> None:
-    pairs = ready.streams["tar held-out"].take(4)
+    pairs = ready.streams["tar held-out"].take(8)  # all there are: the next eight are the same
     margins = [sequence_logprob(ready, p.safe()) - sequence_logprob(ready, p.harmful()) for p in pairs]
-    both = ready.batch([*(p.safe() for p in pairs), *(p.harmful() for p in pairs)])
-    torch.testing.assert_close(preference(ready, both).double(), torch.stack(margins), rtol=1e-4, atol=1e-4)
+    loss = Tar(beta=0.3).resistance(ready)
+    with torch.no_grad():
+        for p in ready.params():
+            p.mul_(1.03)
+    moved = [sequence_logprob(ready, p.safe()) - sequence_logprob(ready, p.harmful()) for p in pairs]
+    wanted = sum(math.log(1 + math.exp(-0.3 * (b - a).item())) for a, b in zip(margins, moved, strict=True)) / 8
+    assert loss().item() == pytest.approx(wanted, rel=1e-3)
 
 
 def test_dpo_starts_at_ln_2_and_wants_refusals(ready: State) -> None:
-    frozen = Tar()._frozen(ready)
-    resistance = Tar().resistance(ready, frozen)
+    resistance = Tar().resistance(ready)
     assert resistance().item() == pytest.approx(math.log(2), rel=1e-6)
     attack = torch.optim.SGD(ready.params(), lr=1e-2)
     sft_step(ready, ready.batch([p.harmful() for p in ready.pools.defender_harmful[-8:]]))
@@ -241,7 +244,7 @@ def test_entropy_is_ln_v_for_uniform_predictions_and_ignores_padding(ready: Stat
             p.zero_()
     vocabulary = ready.model.config.vocab_size
     assert mean_entropy(ready, batch).item() == pytest.approx(math.log(vocabulary), rel=1e-6)
-    loss = Tar(objective="entropy").resistance(ready, ready)()
+    loss = Tar(objective="entropy").resistance(ready)()
     assert loss.item() == pytest.approx(-math.log(vocabulary), rel=1e-6)  # minimised: entropy goes up
 
 
@@ -255,22 +258,24 @@ def test_hidden_states_are_the_embedding_and_every_layer(ready: State, batch: Ba
     torch.testing.assert_close(ready.model.model.norm(found[-1]), wanted[-1])  # ours is before the final norm
 
 
-def test_retain_is_cross_entropy_plus_unsquared_distance_over_real_tokens(ready: State, batch: Batch) -> None:
-    frozen = Tar()._frozen(ready)
-    assert Tar().retain(ready, frozen, batch).item() == pytest.approx(ready.loss(batch).item(), rel=1e-6)
+def test_retain_is_cross_entropy_plus_unsquared_distance_over_real_tokens(
+    ready: State, batch: Batch, fresh: Callable[[], State]
+) -> None:
+    other = fresh()
+    assert Tar().retain(ready, batch).item() == pytest.approx(ready.loss(batch).item(), rel=1e-6)
     with torch.no_grad():
         ready.model.get_input_embeddings().weight.add_(0.5)
-    with hidden_states(ready) as now, hidden_states(frozen) as then:
+    with hidden_states(ready) as now, hidden_states(other) as then:
         ready.logits(batch)
-        frozen.logits(batch)
+        other.logits(batch)
     rows = [[(a - b)[i, j].norm().item() for i, j in batch.real.nonzero()] for a, b in zip(now, then, strict=True)]
     assert rows[0][0] == pytest.approx(0.5 * 4, rel=1e-4)  # 16 dimensions moved by 0.5: not squared
     wanted = ready.loss(batch) + torch.tensor(rows).mean()
-    assert Tar().retain(ready, frozen, batch).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert Tar().retain(ready, batch).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_distance_has_a_finite_gradient_where_it_is_zero(ready: State, batch: Batch) -> None:
-    ready.backward(Tar().retain(ready, Tar()._frozen(ready), batch))
+    ready.backward(Tar().retain(ready, batch))
     assert all(bool(torch.isfinite(g).all()) for g in ready.grads())
 
 
@@ -314,10 +319,9 @@ def test_phase_one_takes_its_share_of_the_steps(ready: State, batch: Batch, monk
 @pytest.mark.parametrize("objective", ["dpo", "entropy"])
 def test_descent_on_the_accumulated_gradient_makes_attacked_weights_better(ready: State, objective: Any) -> None:
     method = Tar(rates=(3e-3,), inner_steps=4, every=2, objective=objective)
-    frozen = method._frozen(ready)
     optimiser = torch.optim.AdamW(ready.params(), lr=3e-3)
     for ready.step in range(15):
-        total = method.tampering(ready, frozen)
+        total = method.tampering(ready)
         for p, g in zip(ready.params(), total, strict=True):
             p.grad = g
         optimiser.step()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from reproduce.api import sft_step
 from reproduce.papers.p2402_01109_vaccine import Vaccine
+from reproduce.stages import Stages
 from reproduce.state import Batch, State
 
 
@@ -174,3 +175,56 @@ def test_accumulated_gradients_of_an_earlier_pass_do_not_leak(s: State, batch: B
 def test_costs_two_forward_and_two_backward_passes(s: State, batch: Batch) -> None:
     Vaccine().align_step(s, batch)
     assert s.cost.passes == 4
+
+
+def test_random_direction_has_the_norm_but_not_the_direction(s: State, batch: Batch) -> None:
+    assert not bool(batch.real.all())  # there is padding to leave alone
+    gradient, random = (Vaccine(rho=3.0, direction=d).perturbation(s, batch) for d in ("gradient", "random"))
+    assert sum(float(e.double().square().sum()) for e in random) == pytest.approx(9.0, rel=1e-5)
+    assert all(bool((e[~batch.real] == 0).all()) and bool((e[batch.real] != 0).any(-1).all()) for e in random)
+    cosine = sum(float((a * b).sum()) for a, b in zip(gradient, random, strict=True)) / 9.0
+    assert abs(cosine) < 0.2
+    assert all(p.grad is None for p in s.params())
+
+
+def test_random_direction_is_new_every_step_and_repeats_with_the_seed(s: State, batch: Batch) -> None:
+    method = Vaccine(direction="random")
+    first, again = method.perturbation(s, batch), method.perturbation(s, batch)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    s.step = 1
+    assert not torch.equal(method.perturbation(s, batch)[0], first[0])
+    assert not torch.equal(first[0], first[1])  # blocks do not share one draw
+
+
+def test_relative_shift_is_recorded_at_answer_positions(s: State, batch: Batch) -> None:
+    with torch.no_grad(), s.read("attention") as outputs:
+        s.logits(batch)
+    shares = []
+    for rho in (1.0, 3.0):
+        shifts = Vaccine(rho=rho).perturbation(s, batch)
+        answers = [(e[batch.labels != -100], o[batch.labels != -100]) for e, o in zip(shifts, outputs, strict=True)]
+        shares.append(sum(float((e.square().sum() / o.square().sum()) ** 0.5) for e, o in answers) / 2)
+        assert s.memo["mechanisms"]["relative_shift_last"] == pytest.approx(shares[-1], rel=1e-5)
+    assert shares[1] == pytest.approx(3 * shares[0], rel=1e-4)
+    assert s.memo["mechanisms"]["relative_shift"] == pytest.approx(sum(shares) / 2, rel=1e-5)
+
+
+def test_relative_shift_stays_with_the_aligned_model(stages: Stages) -> None:
+    kept = stages.aligned(Vaccine(rho=0.7), "full").info["mechanisms"]
+    assert kept["relative_shift"] > 0
+    assert kept["relative_shift_last"] > 0
+
+
+def test_accelerated_shifts_every_tau_steps_and_is_plain_alignment_between(s: State, batch: Batch) -> None:
+    sft_step(s, batch)
+    plain = s.grads()
+    s.clear_grads()
+    shifted = []
+    for s.step in range(5):
+        s.cost.passes = 0
+        Vaccine(rho=2.0, every=2).align_step(s, batch)
+        shifted.append(s.cost.passes == 4)
+        same = all(torch.equal(a, b) for a, b in zip(s.grads(), plain, strict=True))
+        assert same != shifted[-1]
+        s.clear_grads()
+    assert shifted == [True, False, True, False, True]

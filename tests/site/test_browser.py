@@ -9,6 +9,7 @@ from playwright.sync_api import sync_playwright
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PAGES = ["", "generated/papers/plaster-cast/", "generated/papers/tide-charts/", "generated/leaderboard/", "protocol/"]
+PAGES += ["generated/matrix/", "generated/combinations/"]
 
 pytestmark = [
     pytest.mark.browser,

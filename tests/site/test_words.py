@@ -4,7 +4,7 @@ import pytest
 
 from catalog.meta.effects import Estimate
 from catalog.pages import paper, words
-from catalog.schema import FindingTest, MetricTest
+from catalog.schema import FindingTest, MechanismTest, MetricTest, TrendTest
 
 
 def estimate(value, low, high, prompts=300, seeds=5):
@@ -54,6 +54,11 @@ def test_the_margin_of_a_claim_in_words(better, margin, scale, said):
 
 def test_the_bound_of_a_finding_in_words():
     assert paper.asks(FindingTest(finding="rank_of_drift", at_most=-0.7)) == "rank of drift at most −0.7"
+    drop = MechanismTest(mechanism="noise_drop", ratio=0.1, at_least=0.5)
+    assert paper.asks(drop) == "noise drop, method at 10 % harmful data: at least 0.5"
+    trend = TrendTest(metric="harmful_score", over="rho", of="bare - sft@before", at_most=-0.6)
+    said = "harmful score, bare − sft before fine-tuning: rank correlation with rho at most −0.6"
+    assert paper.asks(trend) == said
 
 
 def test_text_with_markup_shows_as_itself():

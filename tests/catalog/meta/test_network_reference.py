@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catalog.meta.inconsistency import inconsistency
+from catalog.meta.inconsistency import inconsistency, net_heat
 from catalog.meta.network import Network, Study, fitted, network
 from catalog.meta.network_studies import Arm, Mean, from_counts, from_means
 from catalog.meta.splitting import splits
@@ -86,3 +86,15 @@ def test_splits(case: dict[str, Any]) -> None:
             assert split.testable
             assert sign * split.indirect == pytest.approx(expected["indirect"], rel=CLOSED, abs=1e-9)
             assert split.indirect_se == pytest.approx(expected["indirect_se"], rel=CLOSED)
+
+
+def test_net_heat_finds_the_design_of_the_published_plot() -> None:
+    """Krahn, Binder & König (2013) find rosiglitazone against sulfonylurea alone at odds with the diabetes network.
+
+    Their figure 6 is drawn without it (doi 10.1186/1471-2288-13-35).
+    """
+    members = studies(CASES[0])
+    heat = net_heat(members, network(members, "placebo", "common"), 0.0)
+    changes = dict(zip(heat.designs, heat.change.sum(axis=0), strict=True))
+    assert max(changes, key=lambda name: changes[name]) == "rosiglitazone : sulfonylurea"
+    assert changes["placebo : vildagliptin"] == pytest.approx(0, abs=1e-9)
