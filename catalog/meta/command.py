@@ -104,10 +104,11 @@ def pool_command(
         from catalog.meta.analysis import ChoiceError, choose
 
         places = None
+        names: list[str] = []
         if method is not None:
             if csv or yi or vi or measure or events or totals or cluster or level or mods or order:
                 raise ChoiceError("--method: brings its own effects and clusters; give it without the options of --csv")
-            data, X, names = _of_method(method, effect, testbed, attack, records, results), None, []
+            data, X = _of_method(method, effect, testbed, attack, records, results), None
             origin: Document = {"of": method, "effect": effect, "testbed": None if records else testbed}
             model = model or "clusters"
         else:

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import altair as alt
 import pandas as pd
 
+from catalog.charts import Layers
 from catalog.meta.analysis import Data
 from catalog.meta.pool import Pooled, quantile
 from catalog.meta.words import UNITS, scale_of, spread_line
@@ -51,7 +53,7 @@ def forest(data: Data, found: Pooled, level: float = 0.95) -> alt.HConcatChart:
 
 def _middle(
     studies: pd.DataFrame, pooled: Sequence[float], predicted: tuple[float, float] | None, last: float, y: alt.Y
-) -> alt.LayerChart:
+) -> Layers:
     ends = [*studies["low"], *studies["high"], *pooled, *(predicted or ()), 0.0]
     margin = AXIS_MARGIN * (max(ends) - min(ends))
     scale = alt.Scale(domain=[min(ends) - margin, max(ends) + margin], nice=False)
@@ -78,20 +80,24 @@ def _numbers(
 ) -> dict[str, list[tuple[str, float]]]:
     """What each effect rests on (if known), its weight and its interval, and the intervals of the last rows."""
     low, estimate, high = pooled
-    rows = list(studies.itertuples())
-    limits = [(f"{row.x:.3g} [{row.low:.3g}, {row.high:.3g}]", float(row.place)) for row in rows]
+    places = [-float(n) for n in range(len(studies))]
+    ends = zip(*(studies[name].tolist() for name in ("x", "low", "high")), strict=True)
+    limits = [(f"{x:.3g} [{one:.3g}, {two:.3g}]", place) for (x, one, two), place in zip(ends, places, strict=True)]
     limits.append((f"{estimate:.3g} [{low:.3g}, {high:.3g}]", last))
     if predicted:
         limits.append((f"[{predicted[0]:.3g}, {predicted[1]:.3g}]", last - 1))
-    rests = [(str(row.rests), float(row.place)) for row in rows if row.rests]
+    rests = [(text, place) for text, place in zip(studies["rests"].tolist(), places, strict=True) if text]
+    weights = [(f"{weight:.1%}", place) for weight, place in zip(studies["weight"].tolist(), places, strict=True)]
     return {
         **({"n": [("n", 1.0), *rests]} if rests else {}),
-        "weight": [("weight", 1.0), *((f"{row.weight:.1%}", float(row.place)) for row in rows)],
+        "weight": [("weight", 1.0), *weights],
         "effect": [("effect [95 %]", 1.0), *limits],
     }
 
 
-def _texts(pairs: Sequence[tuple[str, float]], y: alt.Y, align: str, width: int, height: float) -> alt.LayerChart:
+def _texts(
+    pairs: Sequence[tuple[str, float]], y: alt.Y, align: Literal["left", "right"], width: int, height: float
+) -> Layers:
     data = pd.DataFrame(list(pairs), columns=["text", "place"])
     data["at"] = 0.0 if align == "left" else 1.0
     x = alt.X("at:Q", axis=None, scale=alt.Scale(domain=[0, 1], nice=False))

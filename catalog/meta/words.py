@@ -9,7 +9,11 @@ from catalog.meta.pool import Pooled
 from catalog.meta.sizes import NAMES
 from catalog.terminal import table
 
-UNITS: dict[str, str] = {**NAMES, "RD": "risk difference (points)", "GEN": "effect"}
+UNITS: dict[str, str] = {
+    **{str(key): name for key, name in NAMES.items()},
+    "RD": "risk difference (points)",
+    "GEN": "effect",
+}
 
 
 def scale_of(measure: str) -> float:
@@ -60,9 +64,8 @@ def show_regression(document: Document) -> None:
     rows = []
     for one in document["coefficients"]:
         limits = f"{_number(one['ci_low'])} to {_number(one['ci_high'])}"
-        rows.append((one["name"], _number(one["estimate"]), _number(one["se"]), limits, _number(one["p"])))
-        if "p_permutation" in one:
-            rows[-1] += (_number(one["p_permutation"]),)
+        tested = [_number(one[name]) for name in ("p", "p_permutation") if name in one]
+        rows.append([one["name"], _number(one["estimate"]), _number(one["se"]), limits, *tested])
     if "permutation" in document:
         columns.append("p (permutation)")
     table(columns, rows)
