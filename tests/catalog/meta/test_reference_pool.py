@@ -113,7 +113,7 @@ def test_leave_one_out_and_cumulative_agree_with_metafor(name):
     for ours, key in ((lambda o: o.estimate, "estimate"), (lambda o: o.se, "se"), (lambda o: o.low, "low"),
                       (lambda o: o.heterogeneity.tau2, "tau2"), (lambda o: o.heterogeneity.q, "q")):  # fmt: skip
         agree([ours(one) for one in left], r["leave_one_out"][key], ITERATIVE)
-    added = [one for _, one in cumulative(labels, yi, vi, pool)][1:]  # metafor has no Hartung-Knapp for one study
+    added = [one for _, one in cumulative(labels, refit)][1:]  # metafor has no Hartung-Knapp for one study
     agree([one.estimate for one in added], r["cumulative"]["estimate"][1:], ITERATIVE)
     agree([one.se for one in added], r["cumulative"]["se"][1:], ITERATIVE)
     agree([one.heterogeneity.tau2 for one in added], r["cumulative"]["tau2"][1:], ITERATIVE)
