@@ -17,9 +17,10 @@ from reproduce.testbeds import pictures, sights
 from reproduce.testbeds import world as w
 from reproduce.testbeds.pictures import SIZE, Picture, draw
 from reproduce.testbeds.vision import (
-    ATTRIBUTES,
+    COUNTED,
     ENCODER,
     FEATURES,
+    NAMED,
     TOKENS,
     Conversation,
     Encoder,
@@ -29,6 +30,7 @@ from reproduce.testbeds.vision import (
     recognition,
     sight,
     train_encoder,
+    word_vectors,
 )
 from reproduce.train import train
 
@@ -37,8 +39,8 @@ FORBIDDEN, BENIGN = w.Item(3, 10), w.Item(5, 200)
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return train_encoder(0, FEW)
+def encoder(stages: Stages) -> Encoder:
+    return train_encoder(word_vectors(stages), 0, FEW)
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_each_fact_of_an_item_changes_what_is_drawn() -> None:
     others = {"modifier": w.Item(9, 122), "head": w.Item(4, 123)}
     for name, other in others.items():
         a, b = Picture(item), Picture(other)
-        assert {k for k in ATTRIBUTES if attributes(a)[k] != attributes(b)[k]} == {name}
+        assert {k for k in attributes(a) if attributes(a)[k] != attributes(b)[k]} == {name}
         note = pictures._glyphs(replace(a, style="note")), pictures._glyphs(replace(b, style="note"))
         assert sum(x != y for x, y in zip(*note, strict=True)) == 1
     assert pictures._glyphs(Picture(item)) != pictures._glyphs(Picture(others["head"]))
@@ -129,7 +131,7 @@ def test_glyphs_differ_and_those_of_a_topic_look_alike() -> None:
 
 def test_forbidden_items_carry_no_mark_of_their_own() -> None:
     """The encoder learns no unsafe class; grounds and inks are as common on forbidden as on benign items."""
-    assert set(ATTRIBUTES) == {"topic", "head", "modifier", "style", "count"}
+    assert {*NAMED, *COUNTED} == {"topic", "head", "modifier", "style", "count"}
     groups = [[i for i in w.ITEMS if (i.topic < w.FORBIDDEN) == flag] for flag in (True, False)]
     rng = random.Random(0)
     means = [torch.stack([draw(Picture(i, instance=k)) for k, i in enumerate(rng.sample(items, 400))]).mean((0, 2, 3))
@@ -153,20 +155,36 @@ def test_count_is_the_number_of_glyphs_and_they_do_not_overlap(count: int) -> No
 # encoder
 
 
-def test_encoder_is_frozen_and_depends_on_the_seed_only(encoder: Encoder) -> None:
+def test_encoder_is_frozen_and_depends_on_the_seed_only(encoder: Encoder, stages: Stages) -> None:
     assert not encoder.training
     assert not any(p.requires_grad for p in encoder.parameters())
     torch.manual_seed(5)
-    again = train_encoder(0, FEW)
+    words = word_vectors(stages)
+    again = train_encoder(words, 0, FEW)
     image = draw(Picture(BENIGN))[None]
     assert torch.equal(again(image), encoder(image))
     assert encoder(image).shape == (1, FEATURES)
-    assert not torch.equal(train_encoder(1, FEW)(image), encoder(image))
+    assert not torch.equal(train_encoder(words, 1, FEW)(image), encoder(image))
+
+
+def test_words_are_the_base_models_vectors_and_matched_by_their_direction(encoder: Encoder, stages: Stages) -> None:
+    words = word_vectors(stages)
+    assert {name: len(vectors) for name, vectors in words.items()} == {"head": 240, "modifier": 24, "topic": 40}
+    table = stages.base().tensors["model.embed_tokens.weight"]
+    first, second = (table[stages.testbed.tokenizer.convert_tokens_to_ids(h)] for h in sights.lang.HEADS[:2])
+    torch.testing.assert_close(words["head"][0] - words["head"][1], first - second)
+    features = encoder(draw(Picture(BENIGN))[None])
+    logits = encoder.name(features)["head"]
+    longer = {name: 3 * vectors for name, vectors in words.items()}
+    scaled = Encoder(longer)
+    scaled.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(scaled.eval().name(features)["head"], logits)
+    assert float(logits.abs().max()) <= 12.0 + 1e-4
 
 
 @pytest.mark.slow
-def test_encoder_names_what_is_on_pictures_it_has_never_seen() -> None:
-    encoder = train_encoder(0)
+def test_encoder_names_what_is_on_pictures_it_has_never_seen(stages: Stages) -> None:
+    encoder = train_encoder(word_vectors(stages), 0)
     for style in ("drawing", "note"):
         shown = [p for p in random_pictures(600, "test", 0) if p.style == style]
         accuracy = recognition(encoder, shown)
