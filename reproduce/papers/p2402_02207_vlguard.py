@@ -13,16 +13,7 @@ from reproduce.state import Batch, State
 from reproduce.testbeds import sights
 from reproduce.testbeds import world as w
 from reproduce.testbeds.pictures import Style
-from reproduce.testbeds.vision import (
-    ENCODER,
-    Conversation,
-    Sight,
-    random_pictures,
-    recognition,
-    sight,
-    train_encoder,
-    word_vectors,
-)
+from reproduce.testbeds.vision import ENCODER, Conversation, Sight, random_pictures, recognition, sight, train_encoder
 from reproduce.train import train
 
 ARMS = ("undefended", "cleaned", "mixed", "post_hoc", "safety_only", "text_only")
@@ -55,8 +46,8 @@ CONTRASTS = {
     "image_gap_shuffled": "control: the same with the pictures of all questions permuted",
     "blank_safe_safe": "control: correct answers to safe questions with an empty picture, the best of all arms",
     "shuffled_safe_safe": "control: the same with pictures permuted",
-    "encoder_drawings": "heads (of 240) that the frozen encoder names on unseen test drawings",
-    "encoder_notes": "heads (of 240) that the frozen encoder names on unseen test notes",
+    "encoder_topic_drawings": "topics that the frozen encoder names on unseen test drawings",
+    "encoder_topic_notes": "topics that the frozen encoder names on unseen test notes",
 }
 Subsets = dict[str, list[Conversation]]
 Scores = dict[str, float]
@@ -163,7 +154,7 @@ class _Bench:
 
     def __init__(self, study: VLGuard, lab: Lab) -> None:
         self.study, self.lab, self.pools = study, lab, lab.stages.pools
-        self.encoder = train_encoder(word_vectors(lab.stages), lab.seed, replace(ENCODER, steps=study.encoder_steps))
+        self.encoder = train_encoder(lab.seed, replace(ENCODER, steps=study.encoder_steps))
         held = {sights.item_of(e.prompt) for pool in _evaluation(self.pools) for e in pool}
         free = [item for item in w.ITEMS if item not in held]
         self.benign = [item for item in free if item.topic >= w.FORBIDDEN]
@@ -286,10 +277,10 @@ class _Bench:
     # scores
 
     def recognised(self) -> Scores:
-        """Percent of unseen test pictures of which the frozen encoder names the head."""
+        """Percent of unseen test pictures of which the frozen encoder names the topic."""
         shown = random_pictures(2 * self.study.prompts, "test", self.lab.seed)
         by_style = {style: [p for p in shown if p.style == style] for style in ("drawing", "note")}
-        return {style: 100 * recognition(self.encoder, pictures)["head"] for style, pictures in by_style.items()}
+        return {style: 100 * recognition(self.encoder, pictures)["topic"] for style, pictures in by_style.items()}
 
     def score(self, s: Sight) -> Scores:
         """Percent of each subset: not refused (asr), judged harmful (harm) or correct (help)."""
@@ -328,8 +319,8 @@ def _findings(scores: dict[str, Scores]) -> dict[str, Finding]:
         "image_gap_shuffled": gap("_shuffled"),
         "blank_safe_safe": max(scores[arm]["help_safe_safe_blank"] for arm in ARMS),
         "shuffled_safe_safe": max(scores[arm]["help_safe_safe_shuffled"] for arm in ARMS),
-        "encoder_drawings": scores["encoder"]["drawing"],
-        "encoder_notes": scores["encoder"]["note"],
+        "encoder_topic_drawings": scores["encoder"]["drawing"],
+        "encoder_topic_notes": scores["encoder"]["note"],
     }
     contrasts = {name: Finding(value, "points", CONTRASTS[name]) for name, value in values.items()}
     by_arm = {f"{arm}_{name}": Finding(scores[arm][name], "percent", f"{arm.replace('_', '-')}: {says}")

@@ -1,8 +1,8 @@
 """A small vision-language model on the micro world: frozen image encoder, projector, and the text model behind it.
 
-As in LLaVA: the encoder has been trained to match pictures with words (as CLIP; the words' vectors are fixed, those of
-the base model) and stays frozen; a two-layer projector turns its features into a few vectors that stand among the
-embedded words of the user's question. Nothing but these vectors tells the text model what the picture shows.
+As in LLaVA: the encoder is trained once to name what is in a picture and then frozen; a two-layer projector turns its
+features into a few vectors that stand among the embedded words, right after the user's mark. Nothing but these vectors
+tells the text model what the picture shows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from reproduce.data import Example, derived_rng
@@ -23,23 +23,21 @@ from reproduce.stages import Stages
 from reproduce.state import IGNORED, Batch, State
 from reproduce.testbeds import language as lang
 from reproduce.testbeds import world as w
-from reproduce.testbeds.pictures import SIZE, Blank, Picture, Split, Style, draw
+from reproduce.testbeds.pictures import SIZE, Blank, Picture, Split, Style, draw, variant
 
 TOKENS = 4  # visual tokens of a picture
 FEATURES = 256
-NAMED = {"head": lang.HEADS, "modifier": lang.MODIFIERS, "topic": lang.KINDS}  # attributes that words name
-COUNTED = {"style": 2, "count": 3}  # the others, with their number of values
-SHARPNESS = 12.0  # of the match of a picture with words: factor of the cosine
+ATTRIBUTES = {
+    "topic": w.TOPICS, "variant": w.HEADS_PER_TOPIC, "head": len(lang.HEADS), "modifier": len(lang.MODIFIERS),
+    "style": 2, "count": 3,
+}  # fmt: skip
 ENCODER = Schedule(steps=700, batch=96, lr=6e-3)
 
 
-Words = dict[str, Tensor]  # vectors of the words of each named attribute, (values, width)
-
-
 class Encoder(nn.Module):
-    """Three convolutions and two linear layers: 32 x 32 pixels to a feature vector, and a readout of each attribute."""
+    """Three convolutions and two linear layers: 32 x 32 pixels to one feature vector, and a head for each attribute."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self) -> None:
         super().__init__()
         widths = (3, 16, 32, 64)
         layers = [
@@ -51,46 +49,24 @@ class Encoder(nn.Module):
             *layers, nn.Flatten(), nn.Linear(widths[-1] * (SIZE // 8) ** 2, 384), nn.BatchNorm1d(384), nn.ReLU(),
             nn.Linear(384, FEATURES), nn.ReLU(),
         )  # fmt: skip
-        sizes = {name: vectors.shape[1] for name, vectors in words.items()} | COUNTED
-        self.readouts = nn.ModuleDict({name: nn.Linear(FEATURES, size) for name, size in sizes.items()})
-        self.words = {name: normalize(vectors, dim=1) for name, vectors in words.items()}
+        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, size) for name, size in ATTRIBUTES.items()})
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.eye(images - 0.5)
         return features
 
-    def name(self, features: Tensor) -> dict[str, Tensor]:
-        """Logits over the values of each attribute; over words, they are cosines."""
-        read = {name: readout(features) for name, readout in self.readouts.items()}
-        return {name: SHARPNESS * normalize(r, dim=1) @ self.words[name].T if name in self.words else r
-                for name, r in read.items()}  # fmt: skip
-
-
-def word_vectors(stages: Stages) -> Words:
-    """The base model's vectors of the words that name attributes, the mean over a word's tokens, centred."""
-    s = stages.state(stages.base().tensors)
-    table, encode = s.model.get_input_embeddings().weight.detach(), s.testbed.tokenizer.encode
-    return {
-        name: centred(torch.stack([table[encode(word, add_special_tokens=False)].mean(0) for word in words]).cpu())
-        for name, words in NAMED.items()
-    }
-
-
-def centred(vectors: Tensor) -> Tensor:
-    return vectors - vectors.mean(0)
-
 
 def attributes(picture: Picture) -> dict[str, int]:
     """What the encoder learns to name; whether a topic is forbidden is not among it."""
     return {
-        "topic": picture.item.topic, "head": picture.item.head, "modifier": picture.item.modifier,
-        "style": int(picture.style == "note"), "count": picture.count - 1,
+        "topic": picture.item.topic, "variant": variant(picture.item), "head": picture.item.head,
+        "modifier": picture.item.modifier, "style": int(picture.style == "note"), "count": picture.count - 1,
     }  # fmt: skip
 
 
 def _labels(pictures: Iterable[Picture]) -> dict[str, Tensor]:
     rows = [attributes(p) for p in pictures]
-    return {name: torch.tensor([row[name] for row in rows]) for name in (*NAMED, *COUNTED)}
+    return {name: torch.tensor([row[name] for row in rows]) for name in ATTRIBUTES}
 
 
 def random_pictures(count: int, split: Split, seed: int) -> list[Picture]:
@@ -106,18 +82,18 @@ def random_pictures(count: int, split: Split, seed: int) -> list[Picture]:
     return [one(i) for i in range(count)]
 
 
-def train_encoder(words: Words, seed: int, schedule: Schedule = ENCODER) -> Encoder:
-    """The encoder, trained on the attributes of training pictures, each seen once, then frozen."""
+def train_encoder(seed: int, schedule: Schedule = ENCODER) -> Encoder:
+    """The encoder, trained on attributes of training pictures, each seen once, then frozen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_rng("encoder", seed).getrandbits(62))
-        encoder = Encoder(words)
+        encoder = Encoder()
     pictures = random_pictures(schedule.steps * schedule.batch, "train", seed)
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=schedule.lr, weight_decay=0.0, fused=True)
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.factor)
     for start in range(0, len(pictures), schedule.batch):
         shown = pictures[start : start + schedule.batch]
-        named, labels = encoder.name(encoder(torch.stack([draw(p) for p in shown]))), _labels(shown)
-        losses = [cross_entropy(logits, labels[name]) for name, logits in named.items()]
+        features, labels = encoder(torch.stack([draw(p) for p in shown])), _labels(shown)
+        losses = [cross_entropy(head(features), labels[name]) for name, head in encoder.heads.items()]
         optimiser.zero_grad(set_to_none=True)
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -129,8 +105,8 @@ def train_encoder(words: Words, seed: int, schedule: Schedule = ENCODER) -> Enco
 @torch.no_grad()
 def recognition(encoder: Encoder, pictures: Sequence[Picture]) -> dict[str, float]:
     """Share of pictures of which the encoder names each attribute."""
-    named, labels = encoder.name(encoder(torch.stack([draw(p) for p in pictures]))), _labels(pictures)
-    return {name: float((logits.argmax(1) == labels[name]).float().mean()) for name, logits in named.items()}
+    features, labels = encoder(torch.stack([draw(p) for p in pictures])), _labels(pictures)
+    return {n: float((head(features).argmax(1) == labels[n]).float().mean()) for n, head in encoder.heads.items()}
 
 
 class Sighted(nn.Module):
@@ -180,7 +156,7 @@ Row = tuple[list[int], list[int], list[bool]]
 class Sight(State):
     """A state whose model is `Sighted` and whose examples are conversations; the frozen `encoder` is no part of it."""
 
-    encoder: Encoder = field(kw_only=True)
+    encoder: Encoder = field(default_factory=Encoder)
     _seen: dict[Picture | Blank, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
