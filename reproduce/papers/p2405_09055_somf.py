@@ -128,11 +128,11 @@ class Somf(Method):
             optimiser.zero_grad()
             s.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(variables, CLIP)
-            if not (loss.isfinite() and norm.isfinite()):
-                raise Diverged(f"DPO loss {float(loss)}, gradient norm {float(norm)} at step {step} of {self.steps}")
+            losses.append(float(loss.detach()))
+            if not (math.isfinite(losses[-1]) and norm.isfinite()):
+                raise Diverged(f"DPO loss {losses[-1]}, gradient norm {float(norm)} at step {step} of {self.steps}")
             optimiser.step()
             rates.step()
-            losses.append(float(loss.detach()))
         return {"dpo_loss_first": losses[0], "dpo_loss_last": losses[-1]} if losses else {}
 
     @torch.no_grad()

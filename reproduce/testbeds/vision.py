@@ -23,12 +23,13 @@ from reproduce.stages import Stages
 from reproduce.state import IGNORED, Batch, State
 from reproduce.testbeds import language as lang
 from reproduce.testbeds import world as w
-from reproduce.testbeds.pictures import SIZE, Blank, Picture, Split, Style, draw
+from reproduce.testbeds.pictures import SIZE, Blank, Picture, Split, Style, draw, variant
 
 TOKENS = 4  # visual tokens of a picture
 FEATURES = 256
 ATTRIBUTES = {
-    "topic": w.TOPICS, "head": len(lang.HEADS), "modifier": len(lang.MODIFIERS), "style": 2, "count": 3,
+    "topic": w.TOPICS, "variant": w.HEADS_PER_TOPIC, "head": len(lang.HEADS), "modifier": len(lang.MODIFIERS),
+    "style": 2, "count": 3,
 }  # fmt: skip
 ENCODER = Schedule(steps=700, batch=96, lr=6e-3)
 
@@ -58,8 +59,8 @@ class Encoder(nn.Module):
 def attributes(picture: Picture) -> dict[str, int]:
     """What the encoder learns to name; whether a topic is forbidden is not among it."""
     return {
-        "topic": picture.item.topic, "head": picture.item.head, "modifier": picture.item.modifier,
-        "style": int(picture.style == "note"), "count": picture.count - 1,
+        "topic": picture.item.topic, "variant": variant(picture.item), "head": picture.item.head,
+        "modifier": picture.item.modifier, "style": int(picture.style == "note"), "count": picture.count - 1,
     }  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def test_every_defense_run_has_its_undefended_twin() -> None:
             modules=("p2402_01109_vaccine",),
             seeds=(0, 1),
             ratios=(0.0, 0.1),
-            strengths=("graded", "strong"),
+            attacks=("graded", "strong"),
             arms=False,
         )
     )
