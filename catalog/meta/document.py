@@ -41,6 +41,8 @@ def pooled(
     found = analysis.pooled(data, choices)
     names, places = analysis.units(data, choices)
     notes = [*data.notes, *found.notes]
+    if data.clusters is not None and choices.model in ("random", "common", "mh", "peto") and choices.ci != "cr2":
+        notes.append("effects share clusters, which this model ignores: its interval is too narrow (--model clusters)")
     if choices.model in ("mh", "peto"):
         notes.append("pooling needs no correction of zero cells; only the effects of single tables, and Q, have it")
 
