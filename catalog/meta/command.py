@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from catalog.commands.shared import Json, fail, find_subject, refusals, root
 from catalog.meta.network_command import network_command
 from catalog.terminal import complain, emit
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Meta-analysis: effects pooled, compared and explained.")
 app.command("network")(network_command)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Table with a header and one row a study.", dir_okay=False)]
 Yi = Annotated[str | None, typer.Option("--yi", metavar="COL", help="Column of effects.")]
 Vi = Annotated[str | None, typer.Option("--vi", metavar="COL", help="Column of their sampling variances.")]
@@ -260,14 +260,14 @@ def _of_method(
         studies = studies_csv.read(table)
         complain(studies.warnings)
         return inputs.from_settings(from_csv(studies, method, effect), effect)
-    from catalog import cli, measured, papers, running
+    from catalog import measured, papers, running
     from catalog import results as cells
     from catalog.conditions import DECLARED
     from catalog.meta.analysis import ChoiceError
     from catalog.problems import did_you_mean
     from reproduce import record
 
-    slug = cli.find_subject(method, papers.load(cli.root() / papers.FILE)[1])
+    slug = find_subject(method, papers.load(root() / papers.FILE)[1])
     wanted = [] if attack == "all" else inputs.columns_of(attack)
     for name in wanted:
         if name not in DECLARED:
@@ -279,7 +279,6 @@ def _of_method(
 @contextmanager
 def faults() -> Iterator[None]:
     """Faulty rows and unreadable files end the program with 1, options that do not fit with 2."""
-    from catalog.cli import fail, refusals
     from catalog.meta.analysis import ChoiceError
     from catalog.meta.studies_csv import ColumnError
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from catalog.commands.shared import Json, fail, refusals
 from catalog.terminal import complain, emit, table
 
 if TYPE_CHECKING:
@@ -38,14 +39,13 @@ def network_command(
     figure: Annotated[
         Figure, typer.Option(help="With --plot: league heat map, network graph, rank plot, or net heat.")
     ] = "league",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare all treatments of a network of studies, directly and through one another.
 
     Prints estimates with confidence and prediction intervals, P-scores with rank intervals, node splits, and
     whether designs agree.
     """
-    from catalog.cli import fail, refusals
     from catalog.meta import network_csv, network_document
     from catalog.meta.studies_csv import ColumnError
     from catalog.problems import did_you_mean

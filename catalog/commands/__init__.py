@@ -1,0 +1,1 @@
+"""The commands of `hft` by theme; `catalog.cli` mounts them."""
