@@ -88,11 +88,7 @@ class Transport(HTTPAdapter):
         request.headers["User-Agent"] = http.USER_AGENT
         settings |= {"stream": True, "timeout": (http.CONNECT, http.READ)}
         try:
-            with http.deadline(self._total):
-                answer = super().send(request, **settings)
-                if answer.is_redirect:
-                    return answer
-                http.check_status(host, answer.status_code, answer.headers.get("Retry-After"))
+            with http.deadline(self._total), super().send(request, **settings) as answer:
                 answer._content = http.whole(answer.iter_content(65536), host)
         except requests.ConnectTimeout as error:
             raise UnreachableError(f"{host} cannot be reached (no answer in {http.CONNECT:g} s)") from error
@@ -100,7 +96,9 @@ class Transport(HTTPAdapter):
             raise _disconnected(host, error) from error
         except requests.RequestException as error:
             raise BrokenAnswerError(f"{host}: {type(error).__name__}") from error
-        check_feed(host, answer.content)
+        if not answer.is_redirect:
+            http.check_status(host, answer.status_code, answer.headers.get("Retry-After"))
+            check_feed(host, answer.content)
         return answer
 
 

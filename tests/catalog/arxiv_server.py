@@ -176,6 +176,7 @@ class ArxivServer:
         self.asked: list[Asked] = []
         self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._http.daemon_threads = True
+        self._http.handle_error = lambda request, client_address: None  # type: ignore[method-assign]
         self._http.arxiv = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
