@@ -69,7 +69,7 @@ def tags(engine: Engine) -> dict[str, str]:
 
 
 def search(engine: Engine, words: str, limit: int = 20) -> list[Hit]:
-    """Papers with all words in title, authors, tags, claims, ids, abstract or arXiv's notes, the last one maybe cut short."""
+    """Papers with all words in any indexed text, arXiv's abstract included, best first; the last word may be cut short."""
     tokens = re.findall(r"\w+", words)
     if not tokens:
         return []
