@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from catalog import atomic, canonical
-from catalog.papers import FILE, Document, parse, read, validate
+from catalog.papers import FILE, Document, parse, validate
 from catalog.problems import Problem, RefusedError
 
 BOM = b"\xef\xbb\xbf"
