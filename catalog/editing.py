@@ -22,10 +22,26 @@ def insert(document: Document, entries: Iterable[Mapping[str, Any]]) -> str:
     lines, bounds = _lines(document)
     keys = [canonical.sort_key(entry) for entry in document.entries]
     for entry in sorted(entries, key=canonical.sort_key, reverse=True):  # from the end, so that bounds hold
-        text = _fitting(canonical.block(entry))
+        block = text(entry)
         place = bisect_right(keys, canonical.sort_key(entry))
-        lines[bounds[place] : bounds[place]] = [f"{text}\n\n" if place == 0 else f"\n{text}\n"]
+        lines[bounds[place] : bounds[place]] = [f"{block}\n\n" if place == 0 else f"\n{block}\n"]
     return "".join(lines)
+
+
+def text(entry: Mapping[str, Any]) -> str:
+    """The lines of a new entry as they stand in the file; RefusedError when it does not fit the schema."""
+    return _fitting(canonical.block(entry))
+
+
+def without(document: Document, slug: str) -> Document:
+    """The document without one entry and the comments above it."""
+    index = [entry.get("id") for entry in document.entries].index(slug)
+    lines, bounds = _lines(document)
+    begin, end = bounds[index], bounds[index + 1]
+    if index == 0:  # the blank line that parts it from the next entry goes with it
+        end += next((n for n, line in enumerate(lines[end:]) if line.strip()), 0)
+    rest = "".join(lines[:begin] + lines[end:])
+    return Document(document.path, rest, parse(rest))
 
 
 def amend(document: Document, slug: str, change: Callable[[CommentedMap], None]) -> str:
