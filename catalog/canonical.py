@@ -1,5 +1,6 @@
 """The one way to write papers.yaml: fixed order and style, comments kept, facts never touched."""
 
+import datetime
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ from catalog.problems import Problem, RefusedError
 
 SCHEMA_LINE = "# yaml-language-server: $schema=catalog/papers.schema.json"
 FLOW = re.compile(
-    r"(authors|ids|venue|tags|setting|links|curation|reported\.item"
+    r"(authors|ids|venue|tags|setting|links|unsure|curation|reported\.item"
     r"|claims\.item\.(setting|reported|test)|reproduction\.differs\.item)"
 )
 """Places of an entry that stand on one line, as dotted keys."""
@@ -129,7 +130,7 @@ def _quoted(value: Any, place: tuple[str, ...]) -> Any:
         return CommentedSeq(_quoted(item, (*place, "item")) for item in value)
     if isinstance(value, str) and QUOTED.fullmatch(".".join(place)):
         return DoubleQuotedScalarString(value)
-    return value
+    return value.replace() if isinstance(value, datetime.date) else value  # a date of its own gets no YAML anchor
 
 
 def _arrange(node: Any, model: type[schema.Strict]) -> None:

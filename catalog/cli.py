@@ -2,7 +2,7 @@
 
 import typer
 
-from catalog.commands import catalogue, exporting, measuring, publishing
+from catalog.commands import catalogue, contributing, exporting, measuring, publishing
 from catalog.meta import command as meta
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app.command()(catalogue.build)
 app.command("list")(catalogue.list_papers)
 app.command()(catalogue.show)
 app.command()(catalogue.search)
+app.command()(contributing.add)
 app.add_typer(exporting.app, name="export")
 app.command()(measuring.run)
 app.command()(measuring.results)

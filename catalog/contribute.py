@@ -74,8 +74,8 @@ def add(path: Path, paper: Candidate, server: Server | None, today: datetime.dat
     new = editing.insert(document, [drafted.entry])
     refuse_unsound(catalogue.head, drafted.entry)
     editing.save(path, new)
-    where = f"{FILE}:{new[: new.index(f'  - id: {drafted.entry["id"]}\n')].count('\n') + 1}"
-    return Outcome(drafted.entry["id"], where, None, drafted.unsure, notes, editing.text(drafted.entry))
+    line = new.splitlines().index(f"  - id: {drafted.entry['id']}") + 1
+    return Outcome(drafted.entry["id"], f"{FILE}:{line}", None, drafted.unsure, notes, editing.text(drafted.entry))
 
 
 def refuse_unsound(head: schema.Head, entry: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ def refuse_unsound(head: schema.Head, entry: dict[str, Any]) -> None:
 def _is_waiting(catalogue: Catalogue, slug: str) -> bool:
     """Whether an entry still has a placeholder for its title."""
     entry = next(paper for paper in catalogue.papers if paper.id == slug)
-    return GUESSED_TITLE in entry.curation.unsure
+    return GUESSED_TITLE in entry.unsure
 
 
 def _there(catalogue: Catalogue, match: dedupe.Match, paper: Candidate, notes: Iterable[str] = ()) -> Outcome:
@@ -101,7 +101,7 @@ def _there(catalogue: Catalogue, match: dedupe.Match, paper: Candidate, notes: I
     absent = {kind: value for kind, value in paper.ids.items() if kind not in entry.ids.given()}
     more = [f'its entry has no {kind} id yet; add {kind}: "{value}" to its ids' for kind, value in absent.items()]
     where = f"{FILE}:{catalogue.document.line(('papers', index, 'id'))}"
-    return Outcome(match.id, where, match.why, entry.curation.unsure, (*notes, *more))
+    return Outcome(match.id, where, match.why, entry.unsure, (*notes, *more))
 
 
 def _asked(paper: Candidate, server: Server | None) -> tuple[Candidate, tuple[str, ...]]:

@@ -12,7 +12,9 @@ from catalog.candidates import Candidate
 from catalog.problems import Problem, RefusedError
 from catalog.schema import Publication
 
-SMALL_WORDS = set("a an and are as at be by can do does for from how in into is it its not of on or the to via with".split())
+SMALL_WORDS = set(
+    "a an and are as at be by can do does for from how in into is it its not of on or the to via with".split()
+)
 MAX_SLUG = 40
 GUESSES: tuple[tuple[taxonomy.PaperType, str], ...] = (
     ("survey", r"survey|review|overview"),
@@ -53,7 +55,6 @@ def draft(paper: Candidate, taken: Container[str], today: datetime.date) -> Draf
     if kind == "defense" and not stage:
         stage, unsure = "fine-tuning", [*unsure, "stage"]
     nickname = paper.nickname or (name_in(title) if paper.title else None)
-    curation: dict[str, Any] = {"added": today, "source": paper.origin, "checked": today}
     facts: dict[str, Any] = {
         "id": paper.slug or slug(nickname or title, date, taken),
         "title": title,
@@ -66,9 +67,10 @@ def draft(paper: Candidate, taken: Container[str], today: datetime.date) -> Draf
         "stage": stage,
         "tags": list(paper.tags),
         "links": dict(paper.links),
-        "curation": curation | ({"unsure": unsure} if unsure else {}),
+        "unsure": unsure,
+        "curation": {"added": today, "source": paper.origin, "checked": today},
     }
-    return Draft({key: value for key, value in facts.items() if value or key in ("authors",)}, tuple(unsure))
+    return Draft({key: value for key, value in facts.items() if value or key == "authors"}, tuple(unsure))
 
 
 def publication(paper: Candidate, date: datetime.date | None) -> Publication | None:

@@ -202,6 +202,16 @@ def claims_are_single(catalogue: Catalogue) -> Iterator[Problem]:
                 )
 
 
+def guesses_are_marked(catalogue: Catalogue) -> Iterator[Problem]:
+    """A warning for every entry that names keys as guesses."""
+    for index, paper in catalogue.numbered():
+        if paper.unsure:
+            first = next((str(ids.PaperId(kind, value)) for kind, value in paper.ids.given().items()), paper.id)
+            message = f"not looked up yet: {', '.join(paper.unsure)}"
+            fix = f"`hft add {first}` with a network fills in a title; correct the rest and remove `unsure:`"
+            yield catalogue.document.problem("unsure", ("papers", index, "unsure"), message, fix, warning=True)
+
+
 RULES: tuple[Callable[[Catalogue], Iterator[Problem]], ...] = (
     stage_fits_type,
     tags_are_known,
@@ -211,4 +221,5 @@ RULES: tuple[Callable[[Catalogue], Iterator[Problem]], ...] = (
     titles_are_single,
     links_are_clean,
     claims_are_single,
+    guesses_are_marked,
 )

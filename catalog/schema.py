@@ -281,7 +281,7 @@ class Curation(Strict):
 
 
 class Paper(Strict):
-    """One entry of the catalogue."""
+    """One entry of the catalogue; `unsure` names the keys that are guesses until someone looks them up."""
 
     id: Slug
     title: Text
@@ -298,6 +298,7 @@ class Paper(Strict):
     claims: list[Claim] = []
     reported: list[Reported] = []
     reproduction: Reproduction | None = None
+    unsure: list[taxonomy.Guessable] = []
     curation: Curation
 
     def addresses(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ VenueKind = Literal["conference", "journal", "workshop", "preprint"]
 ClaimKind = Literal["headline", "mechanism", "ablation", "control"]
 Unit = Literal["percent", "points", "score", "ratio", "loss"]
 Matters = Literal["yes", "no", "unknown"]
+Guessable = Literal["title", "authors", "date", "type", "stage"]
 Status = Literal["reproduced", "module", "not reproduced yet"]
 
 BASELINES = {
