@@ -2,7 +2,7 @@
 
 import typer
 
-from catalog.commands import catalogue, contributing, exporting, measuring, publishing
+from catalog.commands import catalogue, contributing, exporting, github, measuring, publishing
 from catalog.meta import command as meta
 
 app = typer.Typer(
@@ -25,3 +25,4 @@ app.command()(measuring.results)
 app.add_typer(meta.app, name="meta")
 app.command()(publishing.readme)
 app.command()(publishing.site)
+app.add_typer(github.app, name="github")
