@@ -13,7 +13,7 @@ from catalog.pages.pictures import Picture
 from catalog.pages.sheets import Sheet
 from catalog.pages.stress import Stress
 from catalog.pages.sweeps import Sweep
-from catalog.schema import Claim, FindingTest, MetricTest, Paper, RunTest, TrendTest
+from catalog.schema import Claim, FindingTest, MetricTest, Paper, RunTest, Setting, TrendTest
 from catalog.studies import Finding
 
 REPAIR = "post-fine-tuning"
