@@ -205,7 +205,7 @@ def _paper_row(paper: schema.Paper, status: Status) -> tables.Paper:
     return tables.Paper(
         **paper.model_dump(include={"id", "title", "nickname", "date", "type", "stage"}),
         **paper.ids.model_dump(),
-        **paper.setting.model_dump(),
+        **(paper.setting or schema.Setting.model_construct()).model_dump(),
         **paper.curation.model_dump(),
         venue=paper.venue.name,
         venue_year=paper.venue.year,

@@ -32,10 +32,9 @@ def bibliography(papers: Iterable[Paper], venues: Mapping[str, Venue] | None = N
 
 def _entry(paper: Paper, venues: Mapping[str, Venue]) -> Entry:
     kind = _kind(paper)
-    fields = {
-        "title": f"{{{_title(paper)}}}",
-        "author": f"{{{' and '.join(_name(author) for author in paper.authors)}}}",
-    }
+    fields = {"title": f"{{{_title(paper)}}}"}
+    if paper.authors:
+        fields["author"] = f"{{{' and '.join(_name(author) for author in paper.authors)}}}"
     if kind in HOLDERS:
         venue = venues.get(paper.venue.name)
         name = _latex(venue.full if venue else paper.venue.name)

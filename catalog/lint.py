@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from rapidfuzz import fuzz
-
-from catalog import ids, integrity
+from catalog import dedupe, ids, integrity
 from catalog.papers import FILE, Catalogue, Document, read, validate
 from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.taxonomy import BASELINES
@@ -18,7 +16,6 @@ TRACKER = re.compile(r"(?i)utm_.*|fbclid|gclid|mc_[ce]id|ref|ref_src|source|shar
 BUILT_HOSTS = ("arxiv.org", "openreview.net", "doi.org", "dx.doi.org", "aclanthology.org")
 EXPIRING_HOSTS = ("anonymous.4open.science", "anonymous.github.io")
 RESERVED = (*BASELINES, "poison")
-SAME_TITLE = 95.0  # rapidfuzz ratio; 100 means equal
 
 
 def check(root: Path) -> list[Problem]:
@@ -146,14 +143,11 @@ def names_are_single(catalogue: Catalogue) -> Iterator[Problem]:
 
 def titles_are_single(catalogue: Catalogue) -> Iterator[Problem]:
     """No two entries within a year have nearly the same title."""
-    titles = [re.sub(r"\W+", " ", paper.title.casefold()).strip() for paper in catalogue.papers]
-    for later, (index, paper) in enumerate(catalogue.numbered()):
-        for earlier, other in enumerate(catalogue.papers[:later]):
-            near_in_time = abs((paper.date - other.date).days) <= 366
-            if near_in_time and fuzz.ratio(titles[later], titles[earlier]) >= SAME_TITLE:
-                message = f"title nearly equal to that of entry '{other.id}', less than a year apart"
-                fix = "if they are one paper (arXiv and OpenReview twins), merge them into one entry"
-                yield catalogue.document.problem("duplicate", ("papers", index, "title"), message, fix)
+    places = {id(paper): index for index, paper in catalogue.numbered()}
+    for paper, other in dedupe.twins(catalogue.papers):
+        message = f"title nearly equal to that of entry '{other.id}', less than a year apart"
+        fix = "if they are one paper (arXiv and OpenReview twins), merge them into one entry"
+        yield catalogue.document.problem("duplicate", ("papers", places[id(paper)], "title"), message, fix)
 
 
 def links_are_clean(catalogue: Catalogue) -> Iterator[Problem]:
@@ -208,6 +202,16 @@ def claims_are_single(catalogue: Catalogue) -> Iterator[Problem]:
                 )
 
 
+def guesses_are_marked(catalogue: Catalogue) -> Iterator[Problem]:
+    """A warning for every entry that names keys as guesses."""
+    for index, paper in catalogue.numbered():
+        if paper.unsure:
+            first = next((str(ids.PaperId(kind, value)) for kind, value in paper.ids.given().items()), paper.id)
+            message = f"not looked up yet: {', '.join(paper.unsure)}"
+            fix = f"`hft add {first}` with a network fills in a title; correct the rest and remove `unsure:`"
+            yield catalogue.document.problem("unsure", ("papers", index, "unsure"), message, fix, warning=True)
+
+
 RULES: tuple[Callable[[Catalogue], Iterator[Problem]], ...] = (
     stage_fits_type,
     tags_are_known,
@@ -217,4 +221,5 @@ RULES: tuple[Callable[[Catalogue], Iterator[Problem]], ...] = (
     titles_are_single,
     links_are_clean,
     claims_are_single,
+    guesses_are_marked,
 )

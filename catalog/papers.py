@@ -2,7 +2,7 @@
 
 import datetime
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,6 +110,16 @@ def validate(document: Document) -> tuple[Catalogue, list[Problem]]:
             papers.append(paper)
             places.append(index)
     return Catalogue(document, head, papers, places), problems + list(unquoted(document))
+
+
+def add(path: Path, *entries: Mapping[str, Any]) -> None:
+    """Put new entries, in the form of `schema.Paper`, into papers.yaml: each in its place by date and id.
+
+    Comments, order and every other byte stay; the file changes whole or, on RefusedError, not at all.
+    """
+    from catalog import editing  # it reads with this module
+
+    editing.save(path, editing.insert(read(path), entries))
 
 
 def unquoted(document: Document) -> Iterator[Problem]:

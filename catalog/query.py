@@ -158,7 +158,7 @@ def _row(paper: Paper, authors: dict[str, list[str]], tags: dict[str, list[str]]
         id=paper.id,
         title=paper.title,
         nickname=paper.nickname,
-        authors=authors[paper.id],
+        authors=authors.get(paper.id, []),
         date=paper.date.isoformat(),
         venue=paper.venue,
         year=paper.venue_year,

@@ -31,14 +31,15 @@ class Paper(SQLModel, table=True):
     publication: str
     type: str = Field(index=True)
     stage: str | None = Field(index=True)
-    access: str
-    harmful_data: str
-    adapts: str
+    access: str | None
+    harmful_data: str | None
+    adapts: str | None
     module: str | None
     status: str
     added: datetime.date
     source: str
     checked: datetime.date
+    note: str | None
 
 
 class Author(SQLModel, table=True):

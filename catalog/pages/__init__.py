@@ -75,7 +75,7 @@ def environment(atlas: Atlas) -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    env.filters |= {"md": words.markdown, "conditions": paper.conditions}
+    env.filters |= {"md": words.markdown, "conditions": paper.conditions, "threat": paper.threat}
     env.globals |= {"atlas": atlas, "words": words, "columns": sheets.columns, "costed": sheets.costed}
     env.globals |= {"status": paper.status, "standing": boards.standing, "aside": boards.aside}
     env.globals |= {"stressed": stress.worst, "costs": costs.ratios}

@@ -13,7 +13,7 @@ from catalog.pages.pictures import Picture
 from catalog.pages.sheets import Sheet
 from catalog.pages.stress import Stress
 from catalog.pages.sweeps import Sweep
-from catalog.schema import Claim, FindingTest, MetricTest, Paper, RunTest, TrendTest
+from catalog.schema import Claim, FindingTest, MetricTest, Paper, RunTest, Setting, TrendTest
 from catalog.studies import Finding
 
 REPAIR = "post-fine-tuning"
@@ -155,3 +155,14 @@ def conditions(setting: Any) -> str:
     known = setting.model_dump(exclude_none=True)
     named = ("ratio", "n", "judge", "attack")
     return ", ".join(f"{name} {value}" if name in named else str(value) for name, value in known.items())
+
+
+def threat(setting: Setting) -> str:
+    """Who the attacker is in one line, as far as it is known."""
+    has = {"weights": "the weights", "service": "a fine-tuning service"}
+    known = [
+        setting.access and f"attacker has {has[setting.access]}",
+        setting.harmful_data and f"harmful data {setting.harmful_data}",
+        setting.adapts and f"adapts {setting.adapts}",
+    ]
+    return "; ".join(words for words in known if words)

@@ -1,0 +1,135 @@
+"""What `hft add` does: one entry more in papers.yaml, unless the paper is there already."""
+
+import datetime
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from catalog import dedupe, editing, entries, ids, lint, schema
+from catalog.candidates import Candidate
+from catalog.papers import FILE, Catalogue, Document, parse, read, validate
+from catalog.problems import Problem, RefusedError
+from catalog.sources.arxiv import Server, fetch
+
+GUESSED_TITLE = "title"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a paper: `where` is file:line, `known` says why it was there already, None for a new entry.
+
+    `unsure` are the keys that are guesses, `notes` what a user should know, `text` the lines of the entry.
+    """
+
+    id: str
+    where: str
+    known: str | None
+    unsure: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    text: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "added": None if self.known else self.id,
+            "known": self.id if self.known else None,
+            "why": self.known,
+            "where": self.where,
+            "unsure": list(self.unsure),
+            "notes": list(self.notes),
+        }
+
+
+def identify(text: str) -> ids.PaperId:
+    """The outside id that an id, address or DOI stands for; ValueError when it is none."""
+    found = ids.PaperId.parse(text)
+    if found.kind == "slug":
+        raise ValueError(f"'{text}' is no arXiv id, DOI, OpenReview id, ACL id, or address of one")
+    return found
+
+
+def add(path: Path, paper: Candidate, server: Server | None, today: datetime.date) -> Outcome:
+    """Put a paper into the catalogue and ask arXiv, unless `server` is None, for what is not given.
+
+    What is given goes before what arXiv says. An entry whose title was not known yet is completed. RefusedError
+    when too little is known, when arXiv does not know the id, or when the file has problems already.
+    """
+    document = read(path)
+    catalogue, problems = validate(document)
+    if problems or catalogue.head is None:
+        raise RefusedError(problems)
+    known = dedupe.Known.of(catalogue.papers)
+    match = dedupe.find(paper, known) if paper.ids else None
+    waiting = match is not None and _is_waiting(catalogue, match.id)
+    if match and match.by_id and not waiting:
+        return _there(catalogue, match, paper)
+    paper, notes = _asked(paper, server)
+    match = dedupe.find(paper, known)
+    if match and not (waiting and paper.title):
+        return _there(catalogue, match, paper, notes)
+    if match:
+        document = editing.without(document, match.id)
+    taken = {each.id for each in catalogue.papers} - {match.id if match else ""}
+    drafted = entries.draft(paper, taken, today)
+    new = editing.insert(document, [drafted.entry])
+    refuse_unsound(catalogue.head, drafted.entry)
+    editing.save(path, new)
+    line = new.splitlines().index(f"  - id: {drafted.entry['id']}") + 1
+    return Outcome(drafted.entry["id"], f"{FILE}:{line}", None, drafted.unsure, notes, editing.text(drafted.entry))
+
+
+def refuse_unsound(head: schema.Head, entry: dict[str, Any]) -> None:
+    """RefusedError with every problem `hft check` would have with an entry, those with other entries aside."""
+    text = f"papers:\n{editing.text(entry)}\n"
+    alone, problems = validate(Document(Path(FILE), text, parse(text)))
+    with_head = Catalogue(alone.document, head, alone.papers, alone.places)
+    found = [problem for rule in lint.RULES for problem in rule(with_head)]
+    wrong = [each for each in [*problems, *found] if each.paper and not each.warning]
+    if wrong:
+        raise RefusedError([replace(problem, where=FILE) for problem in wrong])
+
+
+def _is_waiting(catalogue: Catalogue, slug: str) -> bool:
+    """Whether an entry still has a placeholder for its title."""
+    entry = next(paper for paper in catalogue.papers if paper.id == slug)
+    return GUESSED_TITLE in entry.unsure
+
+
+def _there(catalogue: Catalogue, match: dedupe.Match, paper: Candidate, notes: Iterable[str] = ()) -> Outcome:
+    """The entry a paper has, and the ids it does not say yet."""
+    index, entry = next((n, each) for n, each in catalogue.numbered() if each.id == match.id)
+    absent = {kind: value for kind, value in paper.ids.items() if kind not in entry.ids.given()}
+    more = [f'its entry has no {kind} id yet; add {kind}: "{value}" to its ids' for kind, value in absent.items()]
+    where = f"{FILE}:{catalogue.document.line(('papers', index, 'id'))}"
+    return Outcome(match.id, where, match.why, entry.unsure, (*notes, *more))
+
+
+def _asked(paper: Candidate, server: Server | None) -> tuple[Candidate, tuple[str, ...]]:
+    """The paper with what arXiv says of it, and what went wrong."""
+    arxiv = paper.ids.get("arxiv")
+    if arxiv is None or server is None:
+        return paper, ()
+    answer = fetch([arxiv], server)
+    if arxiv in answer.missing:
+        message = f"arXiv does not know {arxiv}"
+        raise RefusedError([Problem("unknown-id", FILE, "", message, "look the id up, or add --offline to insist")])
+    if arxiv not in answer.found:
+        return paper, (f"arXiv gave no answer ({answer.trouble or answer.failed.get(arxiv)})",)
+    facts = answer.found[arxiv]
+    doi = {"doi": facts.doi.lower()} if facts.doi and "doi" not in paper.ids else {}
+    told = replace(
+        paper,
+        title=paper.title or facts.title,
+        authors=paper.authors or facts.authors,
+        date=paper.date or facts.published,
+        ids={**paper.ids, **doi},
+        venue=paper.venue or _published(facts.journal_ref, facts.comment, facts.published),
+    )
+    return told, ("arXiv says it is withdrawn",) if facts.withdrawn else ()
+
+
+def _published(journal: str | None, comment: str | None, date: datetime.date) -> str | None:
+    """The text that names a venue, of the two places where arXiv's authors name one."""
+    from catalog.venues import normalise
+
+    return next((text for text in (journal, comment) if text and normalise(text, date)), None)

@@ -1,0 +1,175 @@
+"""Whether two descriptions mean one paper: by outside id first, then by title, then by title and authors.
+
+On the 173 papers of the field's list, the two most alike titles of different papers reach a ratio of 85, and those
+that share half of the authors 82: both bounds below lie above that.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rapidfuzz import fuzz
+
+from catalog.candidates import Candidate, of
+
+if TYPE_CHECKING:
+    from catalog.schema import Paper
+
+SAME_TITLE = 95.0
+"""rapidfuzz ratio of normalised titles (100 means equal) from which titles alone decide."""
+LIKE_TITLE = 88.0
+"""The ratio from which titles decide when half of the authors agree."""
+SAME_AUTHORS = 0.5
+"""The share of the shorter author list that must stand in the other."""
+YEAR = 366
+KEYS = 6
+"""So many of a title's rarest word pairs stand in the index; all of a title's pairs are looked up."""
+LABELS = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
+
+
+@dataclass(frozen=True)
+class Match:
+    """A known paper that a candidate is, and why: `same arXiv id`, `near-equal title within a year`, …"""
+
+    id: str
+    why: str
+
+    @property
+    def by_id(self) -> bool:
+        """Whether an outside id decided, not a likeness."""
+        return self.why.startswith("same ")
+
+
+class Known:
+    """Papers that candidates are compared with, by name; looking one up takes much the same time however many."""
+
+    def __init__(self, papers: Mapping[str, Candidate]) -> None:
+        self.papers = dict(papers)
+        self._titles = {name: normal(paper.title) for name, paper in self.papers.items()}
+        self._by_id: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self._by_pair: dict[str, list[str]] = defaultdict(list)
+        common = Counter(pair for title in self._titles.values() for pair in _pairs(title))
+        for name, title in self._titles.items():
+            for kind, value in self.papers[name].ids.items():
+                self._by_id[kind, value.casefold()].append(name)
+            for pair in sorted(_pairs(title), key=lambda pair: (common[pair], pair))[:KEYS]:
+                self._by_pair[pair].append(name)
+
+    @classmethod
+    def of(cls, papers: Iterable[Paper]) -> Known:
+        """The entries of the catalogue, by id."""
+        return cls({paper.id: of(paper) for paper in papers})
+
+    def matches(self, candidate: Candidate) -> list[Match]:
+        """Every known paper that the candidate is, the surest first, each once."""
+        found: dict[str, Match] = {}
+        for kind, label in LABELS.items():
+            if value := candidate.ids.get(kind):  # type: ignore[call-overload]
+                for name in sorted(self._by_id.get((kind, value.casefold()), ())):
+                    found.setdefault(name, Match(name, f"same {label}"))
+        alike = ((self._alike(candidate, name), name) for name in self._near(candidate))
+        for ratio, name in sorted(((r, n) for r, n in alike if r), key=lambda pair: (-pair[0], pair[1])):
+            why = "near-equal title within a year" if ratio >= SAME_TITLE else "title and authors"
+            found.setdefault(name, Match(name, why))
+        return list(found.values())
+
+    def _near(self, candidate: Candidate) -> set[str]:
+        return {name for pair in _pairs(normal(candidate.title)) for name in self._by_pair.get(pair, ())}
+
+    def _alike(self, candidate: Candidate, name: str) -> float:
+        """The ratio of the titles when it decides, else 0."""
+        other = self.papers[name]
+        ratio = fuzz.ratio(normal(candidate.title), self._titles[name], score_cutoff=LIKE_TITLE)
+        if not ratio or not _within_a_year(candidate, other):
+            return 0.0
+        return ratio if ratio >= SAME_TITLE or shared_authors(candidate, other) >= SAME_AUTHORS else 0.0
+
+
+def find(candidate: Candidate, known: Known) -> Match | None:
+    """The known paper that a candidate is, or None; an outside id outweighs a title."""
+    return next(iter(known.matches(candidate)), None)
+
+
+def groups(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
+    """The candidates sorted into papers: two stand together when they match, directly or through others.
+
+    The order in which they are given decides nothing: members of a group and the groups stand in `sort_key` order.
+    """
+    ordered = sorted(candidates, key=sort_key)
+    known = Known({str(n): candidate for n, candidate in enumerate(ordered)})
+    parent = list(range(len(ordered)))
+
+    def root(n: int) -> int:
+        while parent[n] != n:
+            parent[n] = parent[parent[n]]
+            n = parent[n]
+        return n
+
+    for n, candidate in enumerate(ordered):
+        for match in known.matches(candidate):
+            low, high = sorted((root(n), root(int(match.id))))
+            parent[high] = low
+    members: dict[int, list[Candidate]] = defaultdict(list)
+    for n, candidate in enumerate(ordered):
+        members[root(n)].append(candidate)
+    return list(members.values())
+
+
+def twins(papers: Iterable[Paper]) -> Iterator[tuple[Paper, Paper]]:
+    """Each later paper with an earlier one whose title is nearly equal, less than a year apart."""
+    entries = list(papers)
+    numbers = {str(n): of(paper) for n, paper in enumerate(entries)}
+    known = Known(numbers)
+    for n, paper in enumerate(entries):
+        bare = Candidate(paper.title, date=paper.date)  # titles alone
+        for earlier in sorted(int(match.id) for match in known.matches(bare)):
+            if earlier < n:
+                yield paper, entries[earlier]
+
+
+def sort_key(candidate: Candidate) -> tuple[str, ...]:
+    """An order of candidates by what they say, not by where they stand: earliest first, then by title and ids."""
+    day = candidate.first_public
+    ids = (candidate.ids.get(kind, "") for kind in LABELS)  # type: ignore[call-overload]
+    rest = (candidate.venue or "", candidate.type or "", candidate.stage or "", *sorted(candidate.links.values()))
+    return (day.isoformat() if day else "9999", normal(candidate.title), candidate.title, *ids, *rest)
+
+
+def normal(title: str) -> str:
+    """A title as titles are compared: lower case words without punctuation."""
+    return re.sub(r"\W+", " ", unicodedata.normalize("NFKC", title).casefold()).strip()
+
+
+def likeness(one: str, other: str) -> float:
+    """How alike two titles are, from 0 to 100, words in any order and a part standing for the whole."""
+    return fuzz.token_set_ratio(normal(one), normal(other))
+
+
+def shared_authors(one: Candidate, other: Candidate) -> float:
+    """The share of the shorter author list that stands in the other, by family name and first initial."""
+    mine, theirs = ({_person(name) for name in each.authors} for each in (one, other))
+    return len(mine & theirs) / min(len(mine), len(theirs)) if mine and theirs else 0.0
+
+
+def _person(name: str) -> tuple[str, str]:
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(c))
+    family, comma, given = plain.partition(",")
+    if not comma:
+        given, _, family = plain.strip().rpartition(" ")
+    return re.sub(r"\W", "", family), given.strip()[:1]
+
+
+def _within_a_year(one: Candidate, other: Candidate) -> bool:
+    days = [each.first_public for each in (one, other)]
+    return days[0] is None or days[1] is None or abs((days[0] - days[1]).days) <= YEAR
+
+
+def _pairs(title: str) -> set[str]:
+    """Neighbouring words of a normalised title, and the title without spaces."""
+    return {f"{one} {two}" for one, two in pairwise(title.split())} | {title.replace(" ", "")}
