@@ -28,7 +28,7 @@ SOURCES = "CREATE TABLE sources (digest TEXT NOT NULL)"
 def current(root: Path) -> Engine:
     """The database of a project, built first when absent, of another schema, or older than its sources."""
     path = root / FILE_NAME
-    if not _is_current(path, root):
+    if not is_current(path, root):
         build(root, path)
     return connect(path)
 
@@ -98,7 +98,8 @@ def status_of(paper: schema.Paper, modules: Iterable[str], recorded: Iterable[st
     return "reproduced" if paper.id in recorded else "module"
 
 
-def _is_current(path: Path, root: Path) -> bool:
+def is_current(path: Path, root: Path) -> bool:
+    """Whether a database has the schema and the sources of today."""
     if not path.is_file():
         return False
     engine = connect(path)

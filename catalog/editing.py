@@ -59,11 +59,16 @@ def amend(document: Document, slug: str, change: Callable[[CommentedMap], None])
 
 def save(path: Path, text: str) -> None:
     """Write the text in one step, with the byte order mark and the line ends the file had."""
+    atomic.write(path, encoded(path, text))
+
+
+def encoded(path: Path, text: str) -> bytes:
+    """The bytes of a text, with the byte order mark and the line ends that the file has."""
     old = path.read_bytes() if path.is_file() else b""
     data = text.encode()
     if b"\r\n" in old:
         data = data.replace(b"\n", b"\r\n")
-    atomic.write(path, BOM + data if old.startswith(BOM) else data)
+    return BOM + data if old.startswith(BOM) else data
 
 
 def _lines(document: Document) -> tuple[list[str], list[int]]:

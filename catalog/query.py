@@ -69,7 +69,7 @@ def tags(engine: Engine) -> dict[str, str]:
 
 
 def search(engine: Engine, words: str, limit: int = 20) -> list[Hit]:
-    """Papers with all words in any indexed text, arXiv's abstract included, best first; the last word may be cut short."""
+    """Papers with all words in any indexed text, abstracts included, best first; the last word may be cut short."""
     tokens = re.findall(r"\w+", words)
     if not tokens:
         return []

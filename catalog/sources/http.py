@@ -65,11 +65,11 @@ class ThrottledError(BrokenAnswerError):
     """The source asks for fewer requests (HTTP 429)."""
 
 
-def patiently(ask: Callable[[], Answer], delay: float, tell: Tell = silent) -> Answer:
+def patiently(ask: Callable[[], Answer], delay: float, tell: Tell = silent, attempts: int = ATTEMPTS) -> Answer:
     """Ask, and ask again after what passes: as long as Retry-After says, else twice as long each time.
 
-    The first wait is `delay` seconds, ten times that after HTTP 429. The last error is raised after ATTEMPTS tries,
-    or when the server asks for more than MAX_WAIT seconds; an unreachable server is tried twice.
+    The first wait is `delay` seconds, ten times that after HTTP 429. The last error is raised after `attempts`
+    tries, or when the server asks for more than MAX_WAIT seconds; an unreachable server is tried twice.
     """
     stamina.instrumentation.set_on_retry_hooks([])
     tries = 0
@@ -82,13 +82,13 @@ def patiently(ask: Callable[[], Answer], delay: float, tell: Tell = silent) -> A
             seconds, limit = min(delay, 1.0), 2
         else:
             backing_off = delay * 2 ** (tries - 1) * (10 if isinstance(error, ThrottledError) else 1)
-            seconds, limit = backing_off if asked is None else asked, ATTEMPTS
+            seconds, limit = backing_off if asked is None else asked, attempts
         if tries >= limit or seconds > MAX_WAIT:
             return False
         tell(f"{error}; next try in {seconds:g} s")
         return float(seconds)
 
-    for attempt in stamina.retry_context(on=wait, attempts=ATTEMPTS, timeout=None, wait_jitter=0):
+    for attempt in stamina.retry_context(on=wait, attempts=attempts, timeout=None, wait_jitter=0):
         with attempt:
             tries += 1
             return ask()
@@ -177,7 +177,7 @@ class Web:
         self._client.close()
 
     def _ask(self, method: str, path: str, **what: Any) -> Any:
-        return patiently(lambda: self._once(method, path, **what), self.delay, self.tell)
+        return patiently(lambda: self._once(method, path, **what), self.delay, self.tell, attempts=3)
 
     def _once(self, method: str, path: str, **what: Any) -> Any:
         time.sleep(max(0.0, self._last + self.delay - time.monotonic()))
