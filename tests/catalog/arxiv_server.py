@@ -201,9 +201,11 @@ class ArxivServer:
         """Status and feed for a query, as arXiv gives them: one bad id fails all, unknown ids only count."""
         ids = [each for each in query.get("id_list", "").split(",") if each]
         for each in ids:
-            if each in self.bad or not re.fullmatch(r"(\d{4}\.\d{4,5}|[a-z-]+/\d{7})(v\d+)?", each):
+            if each in self.bad or not re.fullmatch(r"(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?", each):
                 return 400, _feed([_error(f"incorrect id format for {each}")], 1, 0)
-        named = [self.papers[bare] for each in ids if (bare := re.sub(r"v\d+$", "", each)) in self.papers]
+        named = [
+            self.papers[bare] for each in ids if (bare := re.sub(r"v\d+$|\.[A-Z]{2}(?=/)", "", each)) in self.papers
+        ]
         expression = query.get("search_query", "")
         if ids:
             hits, total = named, len(ids)
