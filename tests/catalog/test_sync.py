@@ -111,7 +111,8 @@ def test_typed_diff(server: ArxivServer, sync: Any) -> None:
         ("new-version", "shield"),
         ("metadata", "shield"),
     }
-    versions = {change["paper"]: (change["before"], change["after"]) for change in told["changes"] if change["kind"] == "new-version"}  # fmt: skip
+    newer = [change for change in told["changes"] if change["kind"] == "new-version"]
+    versions = {change["paper"]: (change["before"], change["after"]) for change in newer}
     assert versions == {"breaker": (1, 3), "shield": (1, 2)}
     assert report(sync("--json"))["changes"] == []
 
@@ -429,13 +430,10 @@ S2 = "/graph/v1/paper/batch"
 def test_sources_that_agree_make_an_upgrade(project: Path, elsewhere: dict[str, Any], sync: Any, edit: Any) -> None:
     edit('"2310.12345", openreview: null', '"2310.12345", openreview: "ZyXwVuTs98"')
     elsewhere["/notes"] = {"notes": [{"content": {"venue": {"value": "NeurIPS 2024 poster"}}}]}
-    elsewhere[S2] = [
-        {"venue": "Neural Information Processing Systems", "year": 2023, "externalIds": {"DOI": "10.5/N.1"}}
-    ]
-    work = {"DOI": "10.5/n.1", "type": "proceedings-article", "title": ["x"], "published": {"date-parts": [[2024]]}}
+    paper = {"venue": "Neural Information Processing Systems", "year": 2023, "externalIds": {"DOI": "10.5000/N.1"}}
+    elsewhere[S2] = [paper]
+    work = {"DOI": "10.5000/n.1", "type": "proceedings-article", "published": {"date-parts": [[2024]]}}
     elsewhere["/works"] = {"message": {"items": [{**work, "container-title": ["NeurIPS"]}]}}
-    elsewhere["/works"]["message"]["items"][0]["DOI"] = "10.5000/n.1"
-    elsewhere[S2][0]["externalIds"]["DOI"] = "10.5000/N.1"
     told = report(sync("--json", "--apply", "--allow-many", sources=ALL))
     assert told["sources"] == dict.fromkeys(["arxiv", *ALL.split(",")], "ok")
     venue = next(each for each in told["applied"] if each["field"] == "venue")
@@ -445,7 +443,9 @@ def test_sources_that_agree_make_an_upgrade(project: Path, elsewhere: dict[str, 
     assert (S2, {"fields": ["externalIds,venue,year,journal"]}) in Elsewhere.asked
 
 
-def test_sources_that_disagree_and_one_alone_change_nothing(project: Path, elsewhere: dict[str, Any], sync: Any, server: ArxivServer) -> None:  # fmt: skip
+def test_sources_that_disagree_and_one_alone_change_nothing(
+    project: Path, elsewhere: dict[str, Any], sync: Any, server: ArxivServer
+) -> None:
     before = (project / "papers.yaml").read_bytes()
     elsewhere[S2] = [{"venue": "Neural Information Processing Systems", "year": 2023}]
     told = report(sync("--json", "--apply", sources="semanticscholar"))
