@@ -85,7 +85,7 @@ def run(root: Path, options: Options, tell: Tell = silent) -> Report:
         return report
     now = {each: Facts.of(paper) for each, paper in fetched.found.items()}
     report.changes, new = _compared(chosen, known, now, fetched, report)
-    evidence = {paper.id: _evidence(paper, known, now) for paper in chosen}
+    evidence = {paper.id: _evidence(paper, known, new, now) for paper in chosen}
     asking = enrich.Asking(evidence, options.places, tell, report.sources)
     asking.ask(chosen, options.sources)
     dois = {paper.ids.doi: paper.id for paper in catalogue.papers if paper.ids.doi}
@@ -138,9 +138,9 @@ def _compared(
     return found, Snapshot(papers=facts, missing=sorted(missing))
 
 
-def _evidence(paper: Paper, known: Snapshot, now: Mapping[str, Facts]) -> Evidence:
+def _evidence(paper: Paper, known: Snapshot, new: Snapshot, now: Mapping[str, Facts]) -> Evidence:
     name = paper.ids.arxiv or ""
-    return Evidence(known.papers.get(name), now.get(name))
+    return Evidence(known.papers.get(name), new.papers[name] if name in now else None)
 
 
 def _fetch(root: Path, ids: list[str], server: Server, report: Report, tell: Tell) -> Fetched:
