@@ -97,7 +97,8 @@ def run(root: Path, options: Options, tell: Tell = silent) -> Report:
         for each in report.proposals
         if each.field == "venue"
     ]
-    text, applied = catalogue.document.text, []
+    text = catalogue.document.text
+    applied: list[Proposal] = []
     if options.apply:
         text, applied = proposals.apply(catalogue.document, report.proposals, titles=options.titles)
     touched = {change.paper for change in report.changes if change.kind != "published"}
@@ -119,7 +120,8 @@ def _compared(
     chosen: Iterable[Paper], known: Snapshot, now: Mapping[str, Facts], fetched: Fetched, report: Report
 ) -> tuple[list[Change], Snapshot]:
     """Changes since the last sync, and the snapshot that follows it: no paper is ever dropped from it."""
-    facts, found, missing = dict(known.papers), [], set(known.missing)
+    found: list[Change] = []
+    facts, missing = dict(known.papers), set(known.missing)
     for paper in chosen:
         name = paper.ids.arxiv or ""
         before = known.papers.get(name)

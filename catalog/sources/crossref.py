@@ -20,7 +20,7 @@ FIELDS = "DOI,title,author,container-title,event,published,type"
 def by_doi(web: Web, dois: Iterable[str]) -> dict[str, Published]:
     """Where the papers with these DOIs appeared, by DOI; unknown ones are left out."""
     wanted = list(dois)
-    found = {}
+    found: dict[str, Published] = {}
     for start in range(0, len(wanted), 20):
         batch = wanted[start : start + 20]
         query = {"filter": ",".join(f"doi:{each}" for each in batch), "rows": str(len(batch)), "select": FIELDS}

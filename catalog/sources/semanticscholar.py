@@ -17,7 +17,7 @@ BATCH = 400
 def by_arxiv(web: Web, arxiv: Iterable[str]) -> dict[str, Published]:
     """Where arXiv papers appeared, by arXiv id; preprints and unknown ids are left out."""
     wanted = list(arxiv)
-    found = {}
+    found: dict[str, Published] = {}
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start : start + BATCH]
         body = {"ids": [f"ARXIV:{each}" for each in batch]}
