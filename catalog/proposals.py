@@ -156,4 +156,4 @@ def _set(proposals: Iterable[Proposal], entry: CommentedMap) -> None:
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(str(part) for part in value.values())
-    return ", ".join(value) if isinstance(value, list | tuple) else str(value or "nothing")
+    return (", ".join(value) if isinstance(value, list | tuple) else str(value or "")) or "nothing"

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -306,12 +307,12 @@ def test_a_file_that_cannot_be_replaced_brings_the_others_back(
     server.put(breaker(version=2, journal_ref="NeurIPS 2024"))
     true = Path.replace
 
-    def replace(self: Path, target: Path) -> Path:
+    def refuse(self: Path, target: Path) -> Path:
         if Path(target).name == last and self.name.startswith("."):
             raise PermissionError(errno.EACCES, "Permission denied", str(target))
         return true(self, target)
 
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(Path, "replace", refuse)
     assert sync("--apply", "--allow-many").exit_code == 1
     assert {name: data for name, data in everything(project).items() if not name.endswith(".sync")} == state
 
@@ -355,7 +356,7 @@ def test_killed_in_the_middle_and_run_again(many: Path, server: ArxivServer, syn
     serve(many, server)
     assert sync().exit_code == 0
     state = everything(many)
-    server.put(Entry("2403.00117", server.papers["2403.00117"].title, version=2, abstract="Late pumpkins."))
+    server.put(replace(server.papers["2403.00117"], version=2, abstract="Late pumpkins."))
     server.asked.clear()
     server.faults += [None, sleep(60)]
     with program(many, server) as running:
