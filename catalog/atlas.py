@@ -6,10 +6,12 @@ The one place where generators meet the files; from here on they see plain value
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from catalog import integrity, measured, papers, standings, studies
+from catalog.exports import keys
 from catalog.measured import Cell, Failure, Record
 from catalog.schema import Head, Paper
 from catalog.standings import Standing
@@ -38,6 +40,11 @@ class Atlas:
     repository: str | None
     records: int
     tuning: list[Cell]
+
+    @cached_property
+    def citation_keys(self) -> dict[str, str]:
+        """The BibTeX key of each paper, by id."""
+        return keys.of(self.papers.values())
 
     def name(self, slug: str) -> str:
         """What to call a method in a table: its nickname, else its slug; A + B for a combination."""
