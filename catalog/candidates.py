@@ -18,7 +18,7 @@ class Candidate:
     """What is known of a paper; empty, or None, where nothing is.
 
     Ids are in normal form, by kind. `venue` is raw, as the source prints it. `links` are those that no id stands for:
-    code, data, project. `origin` is where this was found: file:line, or the name of a service. `slug` and `nickname`
+    paper, code, data, project. `origin` is where this was found: file:line, or the name of a service. `slug` and `nickname`
     are what the source calls the paper, when it does.
     """
 
@@ -34,6 +34,7 @@ class Candidate:
     tags: tuple[str, ...] = ()
     slug: str | None = None
     nickname: str | None = None
+    unsure: tuple[str, ...] = ()
 
     @property
     def first_public(self) -> datetime.date | None:
