@@ -11,7 +11,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.schema import CreateTable
 from sqlmodel import Session, SQLModel
 
-from catalog import integrity, lint, schema, tables
+from catalog import excluded, integrity, lint, schema, tables
 from catalog.integrity import RESULTS, Record
 from catalog.papers import FILE, Catalogue
 from catalog.problems import RefusedError
@@ -49,12 +49,14 @@ def build(root: Path, path: Path) -> dict[str, int]:
     modules, records = integrity.reproduction(root)
     if strangers := list(integrity.records_have_entries(catalogue, records)):
         raise RefusedError(strangers)
-    digest = sources_digest(root)
+    if problems := excluded.check(root, catalogue):
+        raise RefusedError(problems)
+    digest, left_out = sources_digest(root), excluded.read(root)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        counts = _fill(Path(name), catalogue, modules, records, digest)
+        counts = _fill(Path(name), catalogue, left_out, modules, records, digest)
         Path(name).chmod(0o644)
         Path(name).replace(path)
     finally:
@@ -70,8 +72,9 @@ def fingerprint() -> int:
 
 
 def sources_digest(root: Path) -> str:
-    """Digest of papers.yaml, the modules' names, and the names and sizes of the append-only records."""
+    """Digest of papers.yaml, excluded.yaml, the modules' names, and the names and sizes of the append-only records."""
     digest = hashlib.sha256((root / FILE).read_bytes())
+    digest.update((root / excluded.FILE).read_bytes() if (root / excluded.FILE).is_file() else b"")
     digest.update(repr(sorted(find.modules())).encode())
     for file in record.paths(root / RESULTS):
         digest.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())
@@ -101,7 +104,12 @@ def _is_current(path: Path, root: Path) -> bool:
 
 
 def _fill(
-    path: Path, catalogue: Catalogue, modules: Iterable[str], records: list[Record], digest: str
+    path: Path,
+    catalogue: Catalogue,
+    left_out: Iterable[excluded.Excluded],
+    modules: Iterable[str],
+    records: list[Record],
+    digest: str,
 ) -> dict[str, int]:
     engine = connect(path)
     SQLModel.metadata.create_all(engine)
@@ -109,6 +117,8 @@ def _fill(
         for layer in (*_catalogue_rows(catalogue, modules, records), *_record_rows(records)):
             session.add_all(layer)
             session.flush()
+        session.add_all(_excluded_row(entry) for entry in left_out)
+        session.flush()
         connection = session.connection()
         _index(connection, catalogue.papers)
         connection.execute(text(SOURCES))
@@ -169,6 +179,11 @@ def _paper_row(paper: schema.Paper, status: Status) -> tables.Paper:
         module=paper.reproduction.module if paper.reproduction else None,
         status=status,
     )
+
+
+def _excluded_row(entry: excluded.Excluded) -> tables.Excluded:
+    values = entry.model_dump(include={"title", "decision", "rule", "why", "decided"})
+    return tables.Excluded(**values, **entry.ids.model_dump(), date=str(entry.date))
 
 
 def _detail_rows(paper: schema.Paper, authors: dict[str, int]) -> Iterator[SQLModel]:
