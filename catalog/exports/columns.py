@@ -37,24 +37,20 @@ def columns() -> list[Column]:
 def _columns(model: type[schema.Strict], above: str) -> Iterator[Column]:
     for name, field in model.model_fields.items():
         inner = below(field.annotation)
-        if isinstance(inner, type) and issubclass(inner, schema.Strict) and not _is_nested(inner):
+        if _is_model(inner) and not _is_nested(inner):
             yield from _columns(inner, f"{above}{name}.")
         elif get_origin(inner) is list:
-            (item,) = get_args(inner)
-            is_model = isinstance(below(item), type) and issubclass(below(item), schema.Strict)
-            yield Column(f"{above}{name}", field, "json" if is_model else "list")
+            yield Column(f"{above}{name}", field, "json" if _is_model(below(get_args(inner)[0])) else "list")
         else:
-            is_model = isinstance(inner, type) and issubclass(inner, schema.Strict)
-            yield Column(f"{above}{name}", field, "json" if is_model else "text")
+            yield Column(f"{above}{name}", field, "json" if _is_model(inner) else "text")
 
 
 def below(annotation: Any) -> Any:
     """The type of a value that is there: without None and without the conditions on it."""
     while True:
         arguments = [kind for kind in get_args(annotation) if kind is not types.NoneType]
-        if get_origin(annotation) in (Union, types.UnionType) and len(arguments) == 1:
-            annotation = arguments[0]
-        elif hasattr(annotation, "__metadata__"):
+        is_optional = get_origin(annotation) in (Union, types.UnionType) and len(arguments) == 1
+        if is_optional or hasattr(annotation, "__metadata__"):
             annotation = arguments[0]
         else:
             return annotation
@@ -63,4 +59,8 @@ def below(annotation: Any) -> Any:
 def _is_nested(model: type[schema.Strict]) -> bool:
     """Whether values of a model hold lists or mappings of their own, so that columns cannot carry them."""
     kinds = [below(field.annotation) for field in model.model_fields.values()]
-    return any(get_origin(kind) is list or (isinstance(kind, type) and issubclass(kind, schema.Strict)) for kind in kinds)
+    return any(get_origin(kind) is list or _is_model(kind) for kind in kinds)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, schema.Strict)

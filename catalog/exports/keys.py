@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from catalog.schema import Paper
 
-STOP = frozenset("a an the on of in to for from with and or is are do does can how why what when towards toward".split())
+STOP = set("a an the on of in to for from with and or is are do does can how why what when toward towards".split())
 
 FOLDED = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ð": "d", "ß": "ss", "æ": "ae", "œ": "oe", "ı": "i", "þ": "th"})
 """Latin letters that Unicode does not take apart."""

@@ -6,7 +6,8 @@ from typing import Any
 
 Record = dict[str, Any]
 
-OPENED = {"spec": 1, "cost": 1, "digests": 1, "environment": 1, "mechanisms": 1, "before": 2, "metrics": 2, "findings": 2}
+OPENED = dict.fromkeys(("spec", "cost", "digests", "environment", "mechanisms"), 1)
+OPENED |= dict.fromkeys(("before", "metrics", "findings"), 2)
 """Parts of a record that become columns, with the number of levels that do; other values stay as they are."""
 
 

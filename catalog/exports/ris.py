@@ -16,7 +16,14 @@ KINDS = {"main": "CPAPER", "findings": "CPAPER", "workshop": "CPAPER", "journal"
 
 def references(papers: Iterable[Paper], venues: Mapping[str, Venue] | None = None) -> str:
     """An RIS file of these papers in their order; `venues` (the head's) gives full venue names."""
-    return rispy.dumps([_reference(paper, venues or {}) for paper in papers])
+    return rispy.dumps([_reference(paper, venues or {}) for paper in papers], implementation=_Unnumbered)
+
+
+class _Unnumbered(rispy.RisWriter):  # type: ignore[misc,unused-ignore]
+    """References one after another, without the numbers between them that other programs stumble over."""
+
+    def set_header(self, count: int) -> str:  # noqa: ARG002
+        return ""
 
 
 def _reference(paper: Paper, venues: Mapping[str, Venue]) -> dict[str, Any]:
@@ -30,7 +37,7 @@ def _reference(paper: Paper, venues: Mapping[str, Venue]) -> dict[str, Any]:
         "authors": [_inverted(name) for name in paper.authors],
         "year": str(paper.venue.year),
         "date": paper.date.strftime("%Y/%m/%d"),
-        "journal_name" if paper.venue.track == "journal" else "secondary_title": venue.full if venue else paper.venue.name,
+        "secondary_title": venue.full if venue else paper.venue.name,
         "doi": paper.ids.doi,
         "accession_number": f"arXiv:{paper.ids.arxiv}" if paper.ids.arxiv else None,
         "urls": list(paper.addresses().values()),

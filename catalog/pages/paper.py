@@ -6,9 +6,9 @@ from typing import Any
 
 from catalog import contrasts
 from catalog.atlas import Atlas
+from catalog.exports import bibtex
 from catalog.measured import Failure
 from catalog.meta.effects import Estimate
-from catalog.exports import bibtex
 from catalog.pages import pictures, sheets, stress, sweeps, words
 from catalog.pages.pictures import Picture
 from catalog.pages.sheets import Sheet
