@@ -119,8 +119,8 @@ def _sound(path: Path, text: str) -> Catalogue:
 
 def _fill(path: Path, layers: Iterable[filling.Layer], digest: str, search: Iterable[filling.Row]) -> dict[str, int]:
     engine = connect(path)
-    SQLModel.metadata.create_all(engine)
     with engine.begin() as connection:
+        SQLModel.metadata.create_all(connection)
         for table, rows in layers:
             for batch in _batches(rows):
                 connection.execute(insert(table), batch)

@@ -4,6 +4,7 @@ Measured on 2,000 entries: 9 s with ruamel's round trip, 1.1 s with PyYAML's CSa
 YAML 1.1, where `no` is false and `1:30` a number, so scalars that may be no text are resolved by ruamel, once each.
 """
 
+import datetime
 import re
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,13 @@ import yaml
 
 from catalog.roundtrip import plain, round_trip
 
+SAME = (
+    (re.compile(r"\d{4}-\d\d-\d\d"), datetime.date.fromisoformat),
+    (re.compile(r"0|-?[1-9]\d*"), int),
+    (re.compile(r"-?\d+\.\d+"), float),
+    (re.compile(r"null"), lambda _: None),
+)
+"""Unquoted scalars that both versions of YAML read alike; all others that may be no text go through ruamel."""
 TEXT = re.compile(r"(?!(?:true|false|null)$)[^\W\d_]", re.IGNORECASE)
 """The start of an unquoted scalar that YAML 1.2 reads as text without further ado."""
 
@@ -72,8 +80,11 @@ def _sequence(source: Any) -> list[Any]:
 
 @lru_cache(maxsize=1 << 16)
 def _resolved(text: str) -> Any:
-    """What ruamel makes of an unquoted scalar."""
+    """What YAML 1.2 makes of an unquoted scalar."""
     try:
+        for form, read in SAME:
+            if form.fullmatch(text):
+                return read(text)
         return plain(round_trip().load(f"- {text}")[0])
     except Exception as error:  # ruamel's own classes, and ValueError for a day that does not exist
         raise NotPlainError(str(error)) from error
