@@ -137,7 +137,9 @@ def sort_key(candidate: Candidate) -> tuple[str, ...]:
     """An order of candidates by what they say, not by where they stand: earliest first, then by title and ids."""
     day = candidate.first_public
     ids = (candidate.ids.get(kind, "") for kind in LABELS)  # type: ignore[call-overload]
-    rest = (candidate.venue or "", candidate.type or "", candidate.stage or "", *sorted(candidate.links.values()))
+    words = (candidate.venue, candidate.type, candidate.stage, candidate.slug, candidate.nickname)
+    lists = (candidate.authors, sorted(candidate.links.values()), candidate.tags, candidate.unsure)
+    rest = (*(word or "" for word in words), *("\n".join(each) for each in lists))
     return (day.isoformat() if day else "9999", normal(candidate.title), candidate.title, *ids, *rest)
 
 

@@ -53,7 +53,9 @@ def read(label: str, text: str) -> Address | None:
 
 
 def _id(text: str) -> PaperId | None:
-    text = re.sub(r"(?i)^(https?://)?(www\.)?(ar5iv\.org|alphaxiv\.org)/(abs|html|pdf|overview)/", "arxiv.org/abs/", text)
+    text = re.sub(
+        r"(?i)^(https?://)?(www\.)?(ar5iv\.org|alphaxiv\.org)/(abs|html|pdf|overview)/", "arxiv.org/abs/", text
+    )
     text = re.sub(r"(?i)^http:", "https:", text)
     parts = urlsplit(text if "://" in text else "")
     if parts.hostname and DOI_HOSTS.fullmatch(parts.hostname) and (doi := PRINTED_DOI.search(unquote(parts.path))):

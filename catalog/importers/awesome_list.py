@@ -162,7 +162,7 @@ def _take(draft: Draft, section: Section, reading: Reading, today: datetime.date
 def _untitled(draft: Draft, links: list[tuple[str, str]]) -> None:
     """Find a title that is not bold: the label of the first address, an emphasis, or what stands before them."""
     labelled = next((label for label, href in links if _is_title(label) and addresses.read("", href)), "")
-    plain = re.split(r"[\[\]|]|\s-\s", draft.loose.strip(" -:|\n"))[0].strip(" *_\"“”\n")
+    plain = re.split(r"[\[\]|]|\s-\s", draft.loose.strip(" -:|\n"))[0].strip(' *_"“”\n')
     slanted = next((text for text in draft.emphasised if _is_title(text) and not _is_venue(text)), "")
     draft.title = labelled or (plain if _is_title(plain) else "") or slanted
     draft.emphasised = [text for text in draft.emphasised if text != draft.title]

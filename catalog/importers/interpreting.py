@@ -9,13 +9,14 @@ from catalog import ids, venues
 from catalog.candidates import Candidate
 from catalog.importers import addresses, days
 from catalog.importers.reading import Reading, Reference
+from catalog.taxonomy import PaperType, Stage
 
 TAGS = re.compile(r"(?i)</?(i|b|em|strong|sub|sup|tt|span|br|scp|u)\b[^>]*>")
 
 
 def take(reference: Reference, reading: Reading, today: datetime.date) -> None:
     """Add the candidate of a reference to the reading; one without title or any id is a problem instead."""
-    title = clean(reference.title).strip(" \"“”*").removesuffix(".")
+    title = clean(reference.title).strip(' "“”*').removesuffix(".")
     names, links = _addresses(reference, reading)
     if not title:
         told = ", ".join(f"{kind} {value}" for kind, value in names.items()) or "nothing else"
@@ -35,7 +36,7 @@ def take(reference: Reference, reading: Reading, today: datetime.date) -> None:
             type=reference.type,
             stage=reference.stage,
             tags=tuple(reference.tags),
-            slug=reference.slug or None,
+            slug=reference.slug if re.fullmatch(ids.SLUG, reference.slug) else None,
             nickname=clean(reference.nickname) or None,
             unsure=unsure,
         )
@@ -134,10 +135,8 @@ def _venue(reference: Reference, names: dict[ids.Kind, str], date: datetime.date
     return None if not raw or (known and known.status == "preprint" and posted) else raw
 
 
-def with_defaults(reading: Reading, kind: Candidate) -> None:
-    """Give every candidate without type and stage those of `kind`."""
+def with_defaults(reading: Reading, kind: PaperType | None, stage: Stage | None) -> None:
+    """Give every candidate of which the file says neither type nor stage these."""
     reading.candidates[:] = [
-        each if each.type or each.stage else replace(each, type=kind.type, stage=kind.stage)
-        for each in reading.candidates
+        each if each.type or each.stage else replace(each, type=kind, stage=stage) for each in reading.candidates
     ]
-
