@@ -38,9 +38,7 @@ def read(text: str, reading: Reading, today: datetime.date) -> None:
             _entry(block, reading, today)
     for comment in library.comments:
         for match in re.finditer(r"(?m)^\s*@\s*(?!comment)[a-zA-Z]+[^{(\n]*$|^\s*@\s*\w+\s+\w+\s*,", comment.comment):
-            line = _line(comment) + comment.comment.count(
-                "\n", 0, match.start() + len(match[0]) - len(match[0].lstrip())
-            )
+            line = _line(comment) + comment.comment.count("\n", 0, comment.comment.index("@", match.start()))
             fix = "write @type{key, field = {value}, …}"
             reading.complain(line, "bibtex-syntax", f"no BibTeX entry: '{match[0].strip()[:60]}'", fix)
 
