@@ -1,7 +1,7 @@
 """What `hft import` does: the papers of a file into papers.yaml, each once, nothing curated overwritten."""
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from catalog import dedupe, editing, entries, lint, merging, schema, venues
+from catalog import dedupe, editing, entries, lint, merging, schema
 from catalog.candidates import Candidate
 from catalog.importers.reading import Reading
 from catalog.papers import FILE, Catalogue, Document, Place
@@ -106,7 +106,7 @@ def _proposals(
         if matches:
             proposal = _gain(candidate, origins, matches, known, papers, report)
         else:
-            proposal = _new(candidate, origins, taken, nicknames, source, today, report)
+            proposal = _new(catalogue, candidate, origins, taken, nicknames, source, today, report)
         if proposal:
             taken.add(proposal.paper.id)
             nicknames |= {proposal.paper.nickname.casefold()} if proposal.paper.nickname else set()
@@ -123,6 +123,7 @@ def _known_tags(candidate: Candidate, catalogue: Catalogue, report: Report) -> C
 
 
 def _new(
+    catalogue: Catalogue,
     candidate: Candidate,
     origins: list[str],
     taken: set[str],
@@ -131,7 +132,7 @@ def _new(
     today: datetime.date,
     report: Report,
 ) -> Proposal | None:
-    if missing := _missing(candidate):
+    if missing := _missing(candidate, catalogue.head.venues if catalogue.head else ()):
         report.problems.append(missing)
         return None
     try:
@@ -158,13 +159,13 @@ def _new(
     return None
 
 
-def _missing(candidate: Candidate) -> Problem | None:
-    """What an entry cannot do without and the file does not say."""
+def _missing(candidate: Candidate, known: Collection[str]) -> Problem | None:
+    """What an entry cannot do without and the file does not say; `known` are the names of venues."""
     if candidate.first_public is None:
         fix = "give the day of the first public version, or the arXiv id"
         return Problem("no-date", candidate.origin, "", f"no date for '{candidate.title}'", fix)
     if candidate.venue and entries.publication(candidate, candidate.first_public) is None:
-        fix = f"{did_you_mean(candidate.venue, venues.NAMES)} A new one goes to `venues` and catalog/venues.py."
+        fix = f"{did_you_mean(candidate.venue, known)} A new one goes to `venues` and catalog/venues.py."
         return Problem("unknown-venue", candidate.origin, "", f"unknown venue '{candidate.venue}'", fix)
     if not candidate.venue and not candidate.ids:
         fix = "add the address of the paper, or its venue"

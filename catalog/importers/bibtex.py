@@ -45,14 +45,8 @@ def read(text: str, reading: Reading, today: datetime.date) -> None:
 
 def _with_months(text: str) -> str:
     """The names of months that every style defines, on the first line so that lines keep their numbers."""
-    return (
-        "".join(
-            f'@string{{{name} = "{name}"}}'
-            for name in MONTHS
-            if not re.search(rf"(?i)@string\s*\{{\s*{name}\s*=", text)
-        )
-        + text
-    )
+    own = {name.casefold() for name in re.findall(r"(?i)@string\s*[{(]\s*(\w+)\s*=", text)}
+    return "".join(f'@string{{{name} = "{name}"}}' for name in MONTHS if name not in own) + text
 
 
 def _quietly(parse: Callable[[], Library]) -> Library:

@@ -96,7 +96,7 @@ def _authors(reference: Reference, reading: Reading) -> tuple[str, ...]:
 def _date(
     reference: Reference, names: dict[ids.Kind, str], reading: Reading, today: datetime.date
 ) -> tuple[datetime.date | None, tuple[str, ...]]:
-    """The date, unless it is none, lies ahead, or disagrees with the arXiv id; and `date` when part of it is a guess."""
+    """The date unless it is none, lies ahead, or disagrees with the arXiv id; and `date` when it is in part a guess."""
     try:
         day = days.parse(reference.date)
     except ValueError:

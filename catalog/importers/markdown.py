@@ -84,7 +84,7 @@ def blocks(text: str) -> Iterator[Block]:
 
 
 def _cell(found: list[Piece], column: str) -> Iterator[Piece]:
-    """The pieces of a table cell, looking as they would in a list: titles bold, venues in italics, dates in brackets."""
+    """The pieces of a table cell as they would look in a list: titles bold, venues in italics, dates in brackets."""
     for piece in found:
         if piece.href is None and "date" in column:
             yield replace(piece, text=f"[{piece.text.strip('[]() ')}]")
