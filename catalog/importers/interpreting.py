@@ -9,6 +9,7 @@ from catalog import ids, venues
 from catalog.candidates import Candidate
 from catalog.importers import addresses, days
 from catalog.importers.reading import Reading, Reference
+from catalog.problems import did_you_mean
 from catalog.taxonomy import PaperType, Stage
 
 TAGS = re.compile(r"(?i)</?(i|b|em|strong|sub|sup|tt|span|br|scp|u)\b[^>]*>")
@@ -30,7 +31,7 @@ def take(reference: Reference, reading: Reading, today: datetime.date) -> None:
             authors=_authors(reference, reading),
             date=date,
             ids=names,
-            venue=_venue(reference, names, date),
+            venue=_venue(reference, names, date, reading),
             links=links if not names else {kind: link for kind, link in links.items() if kind != "paper"},
             origin=f"{reading.name}:{reference.line}",
             type=reference.type,
@@ -127,12 +128,18 @@ def _date(
     return day.first, () if day.exact else ("date",)
 
 
-def _venue(reference: Reference, names: dict[ids.Kind, str], date: datetime.date | None) -> str | None:
-    """The venue as printed; None for a preprint whose ids tell where it is posted."""
+def _venue(
+    reference: Reference, names: dict[ids.Kind, str], date: datetime.date | None, reading: Reading
+) -> str | None:
+    """The venue as printed; None where it is a preprint, or not known, and the ids tell where the paper is posted."""
     raw = clean(reference.venue)
     known = venues.normalise(raw, date or datetime.date(2000, 1, 1)) if raw else None
     posted = bool(names.keys() & {"arxiv", "openreview", "acl"})
-    return None if not raw or (known and known.status == "preprint" and posted) else raw
+    if raw and known is None and posted:
+        message = f"unknown venue '{raw}'; where the paper is posted stands in"
+        fix = f"{did_you_mean(raw, venues.CONFERENCES)} A new one goes to `venues` and catalog/venues.py."
+        reading.complain(reference.line, "unknown-venue", message, fix, warning=True)
+    return None if not raw or (posted and (known is None or known.status == "preprint")) else raw
 
 
 def with_defaults(reading: Reading, kind: PaperType | None, stage: Stage | None) -> None:

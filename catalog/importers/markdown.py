@@ -27,6 +27,8 @@ class Block:
     children: list["Block"] = field(default_factory=list)
     level: int = 0
     """1 to 6 for a heading, 0 for an item."""
+    is_prose: bool = False
+    """Whether it is a paragraph that stands in no list."""
 
     @property
     def text(self) -> str:
@@ -78,7 +80,7 @@ def blocks(text: str) -> Iterator[Block]:
                     row.line = row.line or line
                     row.pieces += [Piece("\n", line), *_cell(found, name)]
                 else:
-                    yield Block(line, found)
+                    yield Block(line, found, is_prose=True)
             case "table_close":
                 columns = 0
 
