@@ -274,4 +274,5 @@ def _problems(catalogue: Catalogue, proposals: list[Proposal]) -> Iterator[Probl
         origins[places[row]] = (proposal.candidate.origin, proposal.paper.id)
     document = _Proposed(catalogue.document.path, "", catalogue.document.data, origins)
     proposed = Catalogue(document, catalogue.head, papers, places)
-    yield from (problem for rule in lint.RULES for problem in rule(proposed) if problem.where != FILE and problem.code != "unsure")
+    found = (problem for rule in lint.RULES for problem in rule(proposed))
+    yield from (problem for problem in found if problem.where != FILE and problem.code != "unsure")

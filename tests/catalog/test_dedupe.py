@@ -43,8 +43,7 @@ KNOWN = dedupe.Known({"shield": SHIELD, "other": Candidate("Something Else Entir
 )
 def test_what_decides(candidate: Candidate, why: str | None) -> None:
     found = dedupe.find(candidate, KNOWN)
-    assert (found.id, found.why) if found else None == (("shield", why) if why else None)
-    assert (found.why if found else None) == why
+    assert found == (dedupe.Match("shield", why) if why else None)
 
 
 @pytest.mark.parametrize(
@@ -117,9 +116,7 @@ def test_groups_do_not_depend_on_order_and_are_stable(candidates: list[Candidate
     assert dedupe.groups(shuffled) == groups
     assert dedupe.groups([each for group in groups for each in group]) == groups
     assert [merging.merged(group) for group in dedupe.groups(shuffled)] == [merging.merged(g) for g in groups]
-    for group in groups:
-        assert dedupe.groups(group) == [group]
-        assert all(len(dedupe.groups([one, two])) >= 1 for one in group for two in group)
+    assert all(dedupe.groups(group) == [group] for group in groups)
 
 
 @settings(max_examples=40, deadline=None)

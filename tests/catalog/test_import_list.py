@@ -174,7 +174,7 @@ def test_correct_accents_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "type", "stage"),
+    ("heading", "kind", "stage"),
     [
         ("### Attacks", "attack", None),
         ("## 🔥 Red-Teaming", "attack", None),
@@ -191,10 +191,10 @@ def test_correct_accents_are_left_alone(tmp_path: Path) -> None:
         ("### Papers on fine-tuning", None, None),
     ],
 )
-def test_headings_give_type_and_stage(tmp_path: Path, heading: str, type: str | None, stage: str | None) -> None:
+def test_headings_give_type_and_stage(tmp_path: Path, heading: str, kind: str | None, stage: str | None) -> None:
     item = "- [2024/2/2] **Some Title of a Paper** [[paper](https://arxiv.org/abs/2402.00001)]"
     (found,) = read(tmp_path / "list.md", f"{heading}\n{item}\n").candidates
-    assert (found.type, found.stage) == (type, stage)
+    assert (found.type, found.stage) == (kind, stage)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +208,7 @@ def test_headings_give_type_and_stage(tmp_path: Path, heading: str, type: str | 
         "* __Some *Title* of a `Paper`__ <https://arxiv.org/abs/2402.00001>",
         "[2024/2/2] **Some Title of a Paper** [[paper](https://arxiv.org/abs/2402.00001)]",
         "* **New!** **Some Title of a Paper** [[alphaxiv](https://www.alphaxiv.org/abs/2402.00001v2)]",
-        "| Date | Title | Links |\n|---|---|---|\n| 2024/2/2 | Some Title of a Paper |"
-        " [pdf](https://arxiv.org/pdf/2402.00001.pdf) |",
+        "| Date | Title | Links |\n|--|--|--|\n| 2024/2/2 | Some Title of a Paper | [x](https://arxiv.org/pdf/2402.00001.pdf) |",
     ],
 )
 def test_other_shapes_of_an_item(tmp_path: Path, item: str) -> None:
