@@ -18,8 +18,9 @@ class Candidate:
     """What is known of a paper; empty, or None, where nothing is.
 
     Ids are in normal form, by kind. `venue` is raw, as the source prints it. `links` are those that no id stands for:
-    paper, code, data, project. `origin` is where this was found: file:line, or the name of a service. `slug` and `nickname`
-    are what the source calls the paper, when it does.
+    paper, code, data, project. `origin` is where this was found: file:line, or the name of a service. `slug` and
+    `nickname` are what the source calls the paper, when it does; `unsure` names keys of the entry that are known
+    only in part.
     """
 
     title: str

@@ -11,7 +11,7 @@ from catalog.papers import FILE, Catalogue, Document, read, validate
 from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.taxonomy import BASELINES
 
-SECRET = re.compile(r"(?i)(access_?)?token|api_?key|key|sig(nature)?|secret|password|auth|expires|x-amz-.*")
+SECRET = re.compile(r"(?i)(\w*_)?token|access_?token|api_?key|key|sig(nature)?|secret|password|auth|expires|x-amz-.*")
 TRACKER = re.compile(r"(?i)utm_.*|fbclid|gclid|mc_[ce]id|ref|ref_src|source|share|si|igsh")
 BUILT_HOSTS = ("arxiv.org", "openreview.net", "doi.org", "dx.doi.org", "aclanthology.org")
 EXPIRING_HOSTS = ("anonymous.4open.science", "anonymous.github.io")

@@ -14,7 +14,7 @@ LABELS: dict[str, LinkKind] = {
     r"code|codes?base|repo(sitory)?|github|gitlab|implementation|official": "code",
     r"data|datasets?|checkpoints?": "data",
     r"project|web(site| ?page)?|home ?page|page|blog|demo": "project",
-    r"paper|pdf|abs|html|arxiv|open ?revi?ew|acl|anthology|doi|link|url|preprint|proceedings|springer|ieee|acm": "paper",
+    r"paper|pdf|abs|html|arxiv|open ?rev?i?ew|acl|anthology|doi|link|url|preprint|proceedings|springer|acm": "paper",
 }
 HOSTS: dict[str, LinkKind] = {
     r"github\.com|gitlab\.com|bitbucket\.org|codeberg\.org|anonymous\.4open\.science|anonymous\.github\.io": "code",
@@ -53,8 +53,7 @@ def read(label: str, text: str) -> Address | None:
 
 
 def _id(text: str) -> PaperId | None:
-    text = re.sub(r"(?i)^(https?://)?(www\.)?(ar5iv\.org|alphaxiv\.org)/(abs|html|pdf|overview)/", "arxiv.org/abs/", text)
-    text = re.sub(r"(?i)^http:", "https:", text)
+    text = re.sub(r"(?i)^(https?://)?(www\.)?(ar5iv|alphaxiv)\.org/[a-z]+/", "https://arxiv.org/abs/", text)
     parts = urlsplit(text if "://" in text else "")
     if parts.hostname and DOI_HOSTS.fullmatch(parts.hostname) and (doi := PRINTED_DOI.search(unquote(parts.path))):
         text = f"doi:{doi[1].removesuffix('.pdf')}"

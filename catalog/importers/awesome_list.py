@@ -42,7 +42,7 @@ def read(text: str, reading: Reading, today: datetime.date) -> None:
 
 
 def _item(item: Block, section: Section, reading: Reading, today: datetime.date) -> None:
-    if section.other:
+    if section.other or (item.is_prose and not _is_dated(item)):
         return
     details = [child for child in item.children if not _has_paper(child) and _has_paper(item)]
     rest = [child for child in item.children if child not in details]
@@ -66,12 +66,16 @@ _BREAK = Piece("\n", 0)
 def _has_paper(item: Block) -> bool:
     """Whether an item names a paper itself: by a date, a bold title, or an address of a paper."""
     pieces = item.pieces
-    if any(DATE.search(piece.text) for piece in pieces if piece.href is None):
+    if _is_dated(item):
         return True
     addressed = [piece for piece in pieces if piece.href and not piece.href.startswith("#")]
     if any(piece.strong and _is_title(piece.text) for piece in pieces) and (addressed or not item.children):
         return True
     return any(_is_title(piece.text) and _is_paper(piece.href) for piece in addressed)
+
+
+def _is_dated(item: Block) -> bool:
+    return any(DATE.search(piece.text) for piece in item.pieces if piece.href is None)
 
 
 def _is_title(text: str) -> bool:
@@ -162,7 +166,7 @@ def _take(draft: Draft, section: Section, reading: Reading, today: datetime.date
 def _untitled(draft: Draft, links: list[tuple[str, str]]) -> None:
     """Find a title that is not bold: the label of the first address, an emphasis, or what stands before them."""
     labelled = next((label for label, href in links if _is_title(label) and addresses.read("", href)), "")
-    plain = re.split(r"[\[\]|]|\s-\s", draft.loose.strip(" -:|\n"))[0].strip(" *_\"“”\n")
+    plain = re.split(r"[\[\]|]|\s-\s", draft.loose.strip(" -:|\n"))[0].strip(' *_"“”\n')
     slanted = next((text for text in draft.emphasised if _is_title(text) and not _is_venue(text)), "")
     draft.title = labelled or (plain if _is_title(plain) else "") or slanted
     draft.emphasised = [text for text in draft.emphasised if text != draft.title]

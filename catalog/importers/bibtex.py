@@ -38,14 +38,15 @@ def read(text: str, reading: Reading, today: datetime.date) -> None:
             _entry(block, reading, today)
     for comment in library.comments:
         for match in re.finditer(r"(?m)^\s*@\s*(?!comment)[a-zA-Z]+[^{(\n]*$|^\s*@\s*\w+\s+\w+\s*,", comment.comment):
-            line = _line(comment) + comment.comment.count("\n", 0, match.start() + len(match[0]) - len(match[0].lstrip()))
+            line = _line(comment) + comment.comment.count("\n", 0, comment.comment.index("@", match.start()))
             fix = "write @type{key, field = {value}, …}"
             reading.complain(line, "bibtex-syntax", f"no BibTeX entry: '{match[0].strip()[:60]}'", fix)
 
 
 def _with_months(text: str) -> str:
     """The names of months that every style defines, on the first line so that lines keep their numbers."""
-    return "".join(f'@string{{{name} = "{name}"}}' for name in MONTHS if not re.search(rf"(?i)@string\s*\{{\s*{name}\s*=", text)) + text
+    own = {name.casefold() for name in re.findall(r"(?i)@string\s*[{(]\s*(\w+)\s*=", text)}
+    return "".join(f'@string{{{name} = "{name}"}}' for name in MONTHS if name not in own) + text
 
 
 def _quietly(parse: Callable[[], Library]) -> Library:

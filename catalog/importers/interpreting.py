@@ -9,13 +9,15 @@ from catalog import ids, venues
 from catalog.candidates import Candidate
 from catalog.importers import addresses, days
 from catalog.importers.reading import Reading, Reference
+from catalog.problems import did_you_mean
+from catalog.taxonomy import PaperType, Stage
 
 TAGS = re.compile(r"(?i)</?(i|b|em|strong|sub|sup|tt|span|br|scp|u)\b[^>]*>")
 
 
 def take(reference: Reference, reading: Reading, today: datetime.date) -> None:
     """Add the candidate of a reference to the reading; one without title or any id is a problem instead."""
-    title = clean(reference.title).strip(" \"“”*").removesuffix(".")
+    title = clean(reference.title).strip(' "“”*').removesuffix(".")
     names, links = _addresses(reference, reading)
     if not title:
         told = ", ".join(f"{kind} {value}" for kind, value in names.items()) or "nothing else"
@@ -29,13 +31,13 @@ def take(reference: Reference, reading: Reading, today: datetime.date) -> None:
             authors=_authors(reference, reading),
             date=date,
             ids=names,
-            venue=_venue(reference, names, date),
+            venue=_venue(reference, names, date, reading),
             links=links if not names else {kind: link for kind, link in links.items() if kind != "paper"},
             origin=f"{reading.name}:{reference.line}",
             type=reference.type,
             stage=reference.stage,
             tags=tuple(reference.tags),
-            slug=reference.slug or None,
+            slug=reference.slug if re.fullmatch(ids.SLUG, reference.slug) else None,
             nickname=clean(reference.nickname) or None,
             unsure=unsure,
         )
@@ -95,7 +97,7 @@ def _authors(reference: Reference, reading: Reading) -> tuple[str, ...]:
 def _date(
     reference: Reference, names: dict[ids.Kind, str], reading: Reading, today: datetime.date
 ) -> tuple[datetime.date | None, tuple[str, ...]]:
-    """The date, unless it is none, lies ahead, or disagrees with the arXiv id; and `date` when part of it is a guess."""
+    """The date unless it is none, lies ahead, or disagrees with the arXiv id; and `date` when it is in part a guess."""
     try:
         day = days.parse(reference.date)
     except ValueError:
@@ -126,18 +128,22 @@ def _date(
     return day.first, () if day.exact else ("date",)
 
 
-def _venue(reference: Reference, names: dict[ids.Kind, str], date: datetime.date | None) -> str | None:
-    """The venue as printed; None for a preprint whose ids tell where it is posted."""
+def _venue(
+    reference: Reference, names: dict[ids.Kind, str], date: datetime.date | None, reading: Reading
+) -> str | None:
+    """The venue as printed; None where it is a preprint, or not known, and the ids tell where the paper is posted."""
     raw = clean(reference.venue)
     known = venues.normalise(raw, date or datetime.date(2000, 1, 1)) if raw else None
     posted = bool(names.keys() & {"arxiv", "openreview", "acl"})
-    return None if not raw or (known and known.status == "preprint" and posted) else raw
+    if raw and known is None and posted:
+        message = f"unknown venue '{raw}'; where the paper is posted stands in"
+        fix = f"{did_you_mean(raw, venues.CONFERENCES)} A new one goes to `venues` and catalog/venues.py."
+        reading.complain(reference.line, "unknown-venue", message, fix, warning=True)
+    return None if not raw or (posted and (known is None or known.status == "preprint")) else raw
 
 
-def with_defaults(reading: Reading, kind: Candidate) -> None:
-    """Give every candidate without type and stage those of `kind`."""
+def with_defaults(reading: Reading, kind: PaperType | None, stage: Stage | None) -> None:
+    """Give every candidate of which the file says neither type nor stage these."""
     reading.candidates[:] = [
-        each if each.type or each.stage else replace(each, type=kind.type, stage=kind.stage)
-        for each in reading.candidates
+        each if each.type or each.stage else replace(each, type=kind, stage=stage) for each in reading.candidates
     ]
-

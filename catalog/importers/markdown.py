@@ -27,6 +27,8 @@ class Block:
     children: list["Block"] = field(default_factory=list)
     level: int = 0
     """1 to 6 for a heading, 0 for an item."""
+    is_prose: bool = False
+    """Whether it is a paragraph that stands in no list."""
 
     @property
     def text(self) -> str:
@@ -78,13 +80,13 @@ def blocks(text: str) -> Iterator[Block]:
                     row.line = row.line or line
                     row.pieces += [Piece("\n", line), *_cell(found, name)]
                 else:
-                    yield Block(line, found)
+                    yield Block(line, found, is_prose=True)
             case "table_close":
                 columns = 0
 
 
 def _cell(found: list[Piece], column: str) -> Iterator[Piece]:
-    """The pieces of a table cell, looking as they would in a list: titles bold, venues in italics, dates in brackets."""
+    """The pieces of a table cell as they would look in a list: titles bold, venues in italics, dates in brackets."""
     for piece in found:
         if piece.href is None and "date" in column:
             yield replace(piece, text=f"[{piece.text.strip('[]() ')}]")

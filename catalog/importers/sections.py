@@ -18,7 +18,7 @@ TYPES: tuple[tuple[str, PaperType], ...] = (
     (r"interpret|mechani|analys[ie]s|understanding", "mechanism"),
     (r"benchmark|evaluation|leaderboard|toolkit", "benchmark"),
 )
-OTHER = r"content|citation|cite|contact|resource|acknowledg|licen[cs]e|contribut|star history|related list|news|updates?$"
+OTHER = r"contents?|citation|cit(e|ing)|contact|resource|acknowledg|licen[cs]e|contribut|star history|news|updates?$"
 MAX_WORDS = 7
 """A longer heading is a title of its own and says nothing of a section."""
 
