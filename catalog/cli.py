@@ -2,7 +2,7 @@
 
 import typer
 
-from catalog.commands import catalogue, contributing, exporting, github, measuring, publishing, upkeep
+from catalog.commands import catalogue, contributing, exporting, github, importing, measuring, publishing, upkeep
 from catalog.meta import command as meta
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.command("list")(catalogue.list_papers)
 app.command()(catalogue.show)
 app.command()(catalogue.search)
 app.command()(contributing.add)
+app.command("import")(importing.import_papers)
 app.command()(upkeep.sync)
 app.add_typer(exporting.app, name="export")
 app.command()(measuring.run)
