@@ -386,6 +386,19 @@ def test_killed_in_the_middle_and_run_again(many: Path, server: ArxivServer, syn
     assert sorted(path.name for path in (many / "build").iterdir()) == ["abstracts.json", "hft.sqlite"]
 
 
+def test_edits_of_several_entries_change_their_lines_only(many: Path, server: ArxivServer, sync: Any) -> None:
+    serve(many, server)
+    accepted = ["2403.00003", "2403.00050", "2403.00117"]
+    for name in accepted:
+        server.put(replace(server.papers[name], comment="NeurIPS 2024 (oral)"))
+    before = (many / "papers.yaml").read_text(encoding="utf-8").splitlines()
+    assert len(report(sync("--apply", "--json"))["applied"]) == 3
+    after = (many / "papers.yaml").read_text(encoding="utf-8").splitlines()
+    changed = [number for number, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+    assert [accepted.index(name) for n in changed for name in accepted if name in before[n - 1]] == [0, 1, 2]
+    assert {after[n].strip() for n in changed} == {"venue: {name: NeurIPS, year: 2024, track: main, status: accepted}"}
+
+
 class Elsewhere(BaseHTTPRequestHandler):
     """Crossref, OpenReview and Semantic Scholar at once, answering from a table of path to JSON or status."""
 
