@@ -182,8 +182,8 @@ def _show(made: Document, effect: float, margin: float, wanted: float) -> None:
         cells.append(f"{100 * row['half_width']:.1f}{' *' if row['enough'] else ''}")
     table(["prompts", *(f"{s} seeds" for s in seeds)], rows.values())
     typer.echo(
-        f"\npaired difference, prompts fixed: seeds for ± {width:g} points, and for a power of {wanted:.0%} at an effect "
-        f"of {100 * effect:g} points; power of t test / of equivalence within {100 * margin:g} points"
+        f"\npaired difference, prompts fixed: seeds for ± {width:g} points, and for a power of {wanted:.0%} at an "
+        f"effect of {100 * effect:g} points; power of t test / of equivalence within {100 * margin:g} points"
     )
     lines = []
     for fewest, powered in zip(made["seeds"], made["seeds_to_power"], strict=True):
