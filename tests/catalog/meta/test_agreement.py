@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau, spearmanr
 from typer.testing import CliRunner
 
 from catalog.cli import app
@@ -104,6 +105,14 @@ def test_few_pairs_are_exploratory_and_resampled_by_paper():
     few = agree(made(x[:4], y[:4], ["a", "a", "b", "b"]))
     assert math.isnan(few.deming.slope.low)
     assert any("nothing to resample" in note for note in few.notes)
+
+
+def test_ranks_that_are_resampled_are_those_of_scipy():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        x, y = rng.integers(0, 5, (2, 9)).astype(float)
+        expected = (spearmanr(x, y).statistic, kendalltau(x, y).statistic)
+        assert agreement._rank_correlations(x, y) == pytest.approx(expected)
 
 
 def test_perfect_agreement_and_reversal():
