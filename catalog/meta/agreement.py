@@ -114,17 +114,18 @@ def agree(pairs: Pairs, ratio: float | None = None, *, seed: int = 0, resamples:
     elif ratio is None:
         ratio = 1.0
         notes.append("standard errors are not known on both sides: equal error variances are assumed (ratio 1)")
+    if x.min() < 0 < x.max():
+        notes.append("some papers report a fall and some a rise: correlations partly say only which is which")
     papers = len(set(pairs.papers))
     exploratory = n < EXPLORATORY
     bias = clustered_mean(y - x, pairs.papers)
     if papers < FEWEST:
         notes.append(f"{papers} papers: no claim beyond them, so bias has no interval")
-    if papers < n:
+    if papers < n and not exploratory:
         notes.append("claims of a paper are not independent: only the interval of bias allows for that")
     line, rho, tau = deming(x, y, ratio), float(spearmanr(x, y).statistic), float(kendalltau(x, y).statistic)
     found = [line.slope, line.intercept, concordance(x, y), bonett_wright(rho, n), fieller(tau, n)]
     if exploratory:
-        notes[-1:] = [] if papers < n else notes[-1:]
         notes.append(f"fewer than {EXPLORATORY} pairs: exploratory, intervals by resampling papers")
         if papers < FEWEST:
             notes.append(f"fewer than {FEWEST} papers: nothing to resample, no intervals")

@@ -120,6 +120,8 @@ def test_perfect_agreement_and_reversal():
     found = agree(made(x, x))
     assert (found.ccc.value, found.kendall.value, found.deming.slope.value) == pytest.approx((1, 1, 1))
     assert found.bias.estimate == 0
+    assert any("which is which" in note for note in found.notes)
+    assert not any("which is which" in note for note in agree(made(x - 0.2, x)).notes)
     turned = agree(made(x, -x))
     assert (turned.spearman.value, turned.kendall.value) == pytest.approx((-1, -1))
     assert turned.ccc.value < 0
