@@ -163,7 +163,8 @@ def limits(differences: Vector) -> Limits:
     n, mean, sd = len(differences), float(differences.mean()), float(differences.std(ddof=1))
     reach = quantile(n - 1, 0.95) * sd * math.sqrt(3 / n)
     ends = [mean - LIMITS * sd, mean + LIMITS * sd]
-    return Limits(sd, *(Bounded(end, end - reach, end + reach) for end in ends))
+    low, high = (Bounded(end, end - reach, end + reach) for end in ends)
+    return Limits(sd, low, high)
 
 
 def deming(x: Vector, y: Vector, ratio: float) -> Line:
@@ -175,7 +176,7 @@ def deming(x: Vector, y: Vector, ratio: float) -> Line:
     pseudo = n * np.array([slope, intercept]) - (n - 1) * left
     reach = (quantile(n - 2, 0.95) if n > 2 else math.nan) * pseudo.std(axis=0, ddof=1) / math.sqrt(n)
     ends = [Bounded(v, v - float(r), v + float(r)) for v, r in zip((slope, intercept), reach, strict=True)]
-    return Line(*ends, ratio)
+    return Line(ends[0], ends[1], ratio)
 
 
 def concordance(x: Vector, y: Vector) -> Bounded:
@@ -211,7 +212,8 @@ def within(pairs: Pairs) -> Within:
     for place, name in enumerate(pairs.settings):
         if name:
             places[name].append(place)
-    taus, used = [], 0
+    taus: list[float] = []
+    used = 0
     for rows in places.values():
         x, y = pairs.reported[rows], pairs.measured[rows]
         if len(rows) >= IN_SETTING and np.ptp(x) > 0 and np.ptp(y) > 0:

@@ -40,15 +40,16 @@ def _claim(entry: Entry) -> dict[str, Any]:
     }
     row |= {"reported": claimed and claimed.reported, "measured": one.found and one.found.value}
     row |= {"se": one.found and one.found.se, "df": one.found and _finite(one.found.df)}
-    row |= _ends("ci", judged and judged.interval) | _ends("ci90", judged and judged.narrow)
+    row |= _ends("ci", judged.interval if judged else None) | _ends("ci90", judged.narrow if judged else None)
     for name in ("baseline_reported", "baseline_measured", "baseline_gap", "better"):
         row[name] = claimed and getattr(claimed, name)
     row["test"] = claimed and ("superiority" if claimed.spare is None else "non-inferiority")
     row |= {"margin": judged and judged.margin, "verdict": judged and judged.verdict}
     row |= {"reason": judged.reason if judged else entry.unjudged, "flags": list(judged.flags) if judged else []}
-    row |= {"p": judged and judged.p, "z": judged and judged.z, **_ends("pi", judged and judged.predicted)}
-    inside = judged and judged.predicted and one.found
-    row["in_pi"] = judged.predicted[0] <= one.found.value <= judged.predicted[1] if inside else None
+    row |= {"p": judged and judged.p, "z": judged and judged.z, **_ends("pi", judged.predicted if judged else None)}
+    row["in_pi"] = None
+    if judged and judged.predicted and one.found:
+        row["in_pi"] = judged.predicted[0] <= one.found.value <= judged.predicted[1]
     row |= {"small_telescope": judged and judged.detectable, "undetectable": judged and judged.undetectable}
     return row | {"direction": _direction(one.direction) if one.direction else None}
 
@@ -102,7 +103,7 @@ def _finite(value: float) -> float | None:
 def claims_table(found: Ledger) -> Lines:
     """A line for each judged claim, effects in points."""
     columns = ["claim", "setting", "reported", "measured [95 %]", "baseline", "verdict", "why"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for entry in found.entries:
         one, judged = entry.tried, entry.judgement
         if judged is None or one.claimed is None or one.found is None:
@@ -122,7 +123,7 @@ def claims_table(found: Ledger) -> Lines:
 
 def directions_table(found: Ledger) -> Lines:
     """A line for each claim with a test of its own: the bound, what was measured, and whether it keeps to it."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for entry in found.entries:
         if tested := entry.tried.direction:
             scale, unit = (100, " points") if tested.unit == "proportion" else (1, "")
@@ -139,7 +140,7 @@ def directions_table(found: Ledger) -> Lines:
 def papers_table(found: Ledger) -> Lines:
     """A line for each paper on each testbed."""
     columns = ["paper", "testbed", "verdict", "primary claims", "without a verdict"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in found.papers:
         counted = Counter(unit.verdict for unit in one.claims)
         parts = ", ".join(f"{counted[name]} {name}" for name in VERDICTS if counted[name])
@@ -149,7 +150,7 @@ def papers_table(found: Ledger) -> Lines:
 
 def tests_table(found: Ledger) -> Lines:
     """A line for each claim in a family of tests, with adjusted p-values."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             f"{unit.first.paper} {'+'.join(entry.tried.claim for entry in unit.entries)}",
             unit.verdict,
