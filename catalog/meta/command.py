@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from catalog.commands.shared import Json, fail, find_subject, refusals, root
+from catalog.meta.agreement_command import agreement_command
 from catalog.meta.network_command import network_command
+from catalog.meta.plan_command import plan_command
+from catalog.meta.verdict_command import verdict_command
 from catalog.terminal import complain, emit
 
 if TYPE_CHECKING:
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Meta-analysis: effects pooled, compared and explained.")
 app.command("network")(network_command)
+app.command("verdict")(verdict_command)
+app.command("agreement")(agreement_command)
+app.command("plan")(plan_command)
 
 Csv = Annotated[Path | None, typer.Option("--csv", help="Table with a header and one row a study.", dir_okay=False)]
 Yi = Annotated[str | None, typer.Option("--yi", metavar="COL", help="Column of effects.")]

@@ -111,11 +111,7 @@ def two_way(table: Table) -> tuple[float, float]:
     MS_prompt and MS_seed stands alone. Needs at least two prompts and two seeds.
     """
     prompts, seeds = table.shape
-    rows, columns, mean = table.mean(axis=1), table.mean(axis=0), table.mean()
-    rest = table - rows[:, None] - columns[None, :] + mean
-    ms_prompt = seeds * float(((rows - mean) ** 2).sum()) / (prompts - 1)
-    ms_seed = prompts * float(((columns - mean) ** 2).sum()) / (seeds - 1)
-    ms_rest = float((rest**2).sum()) / ((prompts - 1) * (seeds - 1))
+    ms_prompt, ms_seed, ms_rest = mean_squares(table)
     cells = prompts * seeds
     if ms_prompt < ms_rest or ms_seed < ms_rest:
         larger, df = max((ms_prompt, float(prompts - 1)), (ms_seed, float(seeds - 1)))
@@ -123,6 +119,16 @@ def two_way(table: Table) -> tuple[float, float]:
     total = ms_prompt + ms_seed - ms_rest
     spread = ms_prompt**2 / (prompts - 1) + ms_seed**2 / (seeds - 1) + ms_rest**2 / ((prompts - 1) * (seeds - 1))
     return total / cells, total**2 / spread if spread > 0 else math.inf
+
+
+def mean_squares(table: Table) -> tuple[float, float, float]:
+    """Return the mean squares of prompts, of seeds and of the rest; needs at least two prompts and two seeds."""
+    prompts, seeds = table.shape
+    rows, columns, mean = table.mean(axis=1), table.mean(axis=0), table.mean()
+    rest = table - rows[:, None] - columns[None, :] + mean
+    ms_prompt = seeds * float(((rows - mean) ** 2).sum()) / (prompts - 1)
+    ms_seed = prompts * float(((columns - mean) ** 2).sum()) / (seeds - 1)
+    return ms_prompt, ms_seed, float((rest**2).sum()) / ((prompts - 1) * (seeds - 1))
 
 
 def wilson(value: float, size: float, quantile: float) -> tuple[float, float]:
