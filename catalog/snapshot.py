@@ -39,7 +39,7 @@ class Facts(Strict):
     def of(cls, paper: ArxivPaper) -> Facts:
         """The facts of an answer."""
         given = dataclasses.asdict(paper)
-        return cls(**{name: _listed(given[name]) for name in cls.model_fields})
+        return cls.model_validate({name: _listed(given[name]) for name in cls.model_fields})
 
 
 class Snapshot(Strict):

@@ -47,5 +47,5 @@ def scatter(found: Agreement, factor: float, unit: str) -> alt.LayerChart:
         subtitle="dashed: equality; solid: Deming line; bars: 95 % intervals",
         fontSize=12.5,
     )
-    chart: alt.LayerChart = alt.layer(*layers).properties(width=SIDE, height=SIDE, title=title)
+    chart: alt.LayerChart | alt.FacetChart = alt.layer(*layers).properties(width=SIDE, height=SIDE, title=title)
     return chart
