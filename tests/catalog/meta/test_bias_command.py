@@ -14,7 +14,7 @@ from catalog.meta.analysis import ChoiceError, Data
 
 HEADER = "study,a,n1,c,n2,paper,self,reported,measured\n"
 ROWS = [
-    f"S{at},{4 + at},{20 * (1 + at)},{8 + 2 * at},{20 * (1 + at)},p{at},{'yes' if at % 2 else 'no'},-{30 + at},-{20 + 2 * at}"
+    f"S{at},{4 + at},{20 * (1 + at)},{8 + 2 * at},{20 * (1 + at)},p{at},{('no', 'yes')[at % 2]},{-30 - at},{-20 - 2 * at}"
     for at in range(12)
 ]
 COUNTS = "--csv t.csv --events a,c --totals n1,n2"
