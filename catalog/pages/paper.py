@@ -98,8 +98,8 @@ def _tested(atlas: Atlas, paper: Paper, claim: Claim) -> Tested:
 
 def _contrast(atlas: Atlas, paper: Paper, test: RunTest) -> list[tuple[str, tuple[str, str, str]]]:
     return [
-        (f"{cell.condition['testbed']}: {words.scenario(cell)}", _contrasted(test, estimate))
-        for cell, estimate in contrasts.measure(test, paper.id, atlas.cells)
+        (f"{found.cell.condition['testbed']}: {words.scenario(found.cell)}", _contrasted(test, found.estimate))
+        for found in contrasts.measure(test, paper.id, atlas.cells)
     ]
 
 
