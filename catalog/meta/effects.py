@@ -134,6 +134,18 @@ def table(outcomes: Mapping[int, str]) -> Table:
     return np.asarray((marks == ord("1")).reshape(len(outcomes), -1).T, dtype=np.float64)
 
 
+def crossed(tables: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Covariance of the means of several tables (tables × prompts × seeds) over the same prompts and seeds.
+
+    The sum of what prompts and what seeds contribute. What is left of single cells is in both, so it errs on the wide
+    side, and is always a covariance, which differences of mean squares need not be.
+    """
+    centred = tables - tables.mean(axis=(1, 2), keepdims=True)
+    parts = [centred.mean(axis=axis) for axis in (2, 1)]
+    used = [part / math.sqrt(part.shape[1] * (part.shape[1] - 1)) for part in parts if part.shape[1] > 1]
+    return np.asarray(sum(part @ part.T for part in used))
+
+
 def wilson(value: float, size: float, quantile: float) -> tuple[float, float]:
     """Return the score interval of Wilson (1927) for a proportion out of `size` (may be fractional)."""
     shrink = 1 + quantile**2 / size

@@ -116,10 +116,7 @@ def _correlation(seeds: Mapping[str, Mapping[int, str]], tables: Mapping[str, Ma
     if len({len(table) for table in tables.values()}) > 1 or len(common) < 2:
         return np.eye(m)
     columns = {name: [sorted(seeds[name]).index(seed) for seed in common] for name in tables}
-    cube = np.array([table[:, columns[name]] for name, table in tables.items()])
-    prompts, runs = (cube.mean(axis=axis) - cube.mean(axis=(1, 2))[:, None] for axis in (2, 1))
-    n, s = cube.shape[1:]
-    covariance = prompts @ prompts.T / (n * (n - 1)) + runs @ runs.T / (s * (s - 1))
+    covariance = effects.crossed(np.array([table[:, columns[name]] for name, table in tables.items()]))
     spread = np.sqrt(np.diag(covariance))
     fixed = spread == 0
     made = covariance / np.outer(spread + fixed, spread + fixed)
