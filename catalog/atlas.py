@@ -3,9 +3,10 @@
 The one place where generators meet the files; from here on they see plain values.
 """
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from catalog.studies import Figure, Finding
 from reproduce import record
 from reproduce.calibration import calibration
 
+REPORT = Path("reproduce", "report", "report.json")  # the last committed report of hft meta report
 BASELINES = {"sft": "SFT, undefended", "non-aligned": "Never aligned"}
 
 
@@ -38,6 +40,7 @@ class Atlas:
     repository: str | None
     records: int
     tuning: list[Cell]
+    last_report: dict[str, Any] | None = None
 
     def name(self, slug: str) -> str:
         """What to call a method in a table: its nickname, else its slug; A + B for a combination."""
@@ -71,7 +74,9 @@ def read(root: Path) -> Atlas:
     head, entries = papers.load(root / "papers.yaml")
     _, records = integrity.reproduction(root)
     tuning = list(record.read(root / "reproduce/tuning"))
-    return assemble(head, entries, records, calibration(records), _repository(root), tuning)
+    made = assemble(head, entries, records, calibration(records), _repository(root), tuning)
+    last = root / REPORT
+    return replace(made, last_report=json.loads(last.read_text(encoding="utf-8"))) if last.is_file() else made
 
 
 def assemble(

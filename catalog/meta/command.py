@@ -29,6 +29,7 @@ from catalog.meta.options import (
     of_method,
     read_table,
 )
+from catalog.meta.report_command import report_command
 from catalog.meta.verdict_command import verdict_command
 from catalog.terminal import emit
 
@@ -41,6 +42,7 @@ app = typer.Typer(no_args_is_help=True, help="Meta-analysis: effects pooled, com
 
 app.command("bias")(bias_command)
 app.command("network")(network_command)
+app.command("report")(report_command)
 app.command("verdict")(verdict_command)
 
 Plot = Annotated[Path | None, typer.Option(help="Draw a forest plot as SVG.")]

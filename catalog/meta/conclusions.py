@@ -1,7 +1,7 @@
 """What the living analysis concludes, each in a few coded words, and how that changed since the last report.
 
 Every report on other records is a look at growing data. Looks are counted and intervals are not adjusted for them, so
-a conclusion that appears after many looks deserves less trust than one that was there from the start (design, section 6).
+a conclusion that appears after many looks deserves less trust than one that was there from the start.
 """
 
 from collections.abc import Mapping, Sequence

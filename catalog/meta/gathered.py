@@ -41,7 +41,7 @@ class Bed:
 class Effects:
     """A defense minus SFT in one setting: one effect a cluster, as a proportion, with its sampling variance.
 
-    gaps hold -1, 0, 1 by prompt and seed, columns in the order of `seeds`; where a seed is a cluster that of `clusters`.
+    gaps hold -1, 0, 1 by prompt and seed, columns in the order of `seeds`, and of `clusters` where a seed is one.
     """
 
     clusters: tuple[str, ...]

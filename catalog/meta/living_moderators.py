@@ -57,7 +57,7 @@ def _difference(within: Within, condition: str) -> list[tuple[str, str, float]]:
 
 
 def _slopes(within: Within, ratios: Mapping[str, float]) -> list[tuple[str, str, float]]:
-    """Least-squares slope on the binary logarithm of the share, inside each defense and base with two shares or more."""
+    """Least-squares slope on log2 of the share, inside each defense and base with two shares or more."""
     found = []
     for (method, _, cluster), known in within.items():
         points = [(np.log2(ratio), known[name]) for name, ratio in ratios.items() if name in known]

@@ -1,8 +1,8 @@
 """Defenses by the stage they work at, under the default condition.
 
 Two questions have two answers. The mean of these defenses on other bases: average over the defenses inside each base,
-then pool over bases, so that what they share there (SFT twin, prompts) is not counted as independent. Another defense of
-the same stage: the prediction interval of a random-effects model over defenses.
+then pool over bases, so that what they share there (SFT twin, prompts) is not counted as independent. Another defense
+of the same stage: the prediction interval of a random-effects model over defenses.
 """
 
 from collections.abc import Mapping, Sequence

@@ -79,8 +79,8 @@ def report(
 METHOD = {
     "effect": "defense minus SFT, as a proportion; harmful score (hs_rd): smaller is better, accuracy (fa_rd): larger",
     "cluster": "the base model; on micro every seed has its own",
-    "pooling": "averages inside clusters, then REML with Hartung-Knapp intervals of 95 %; fewer than 3 clusters carry no"
-    " general claim",
+    "pooling": "averages inside clusters, then REML with Hartung-Knapp intervals of 95 %; fewer than 3 clusters"
+    " carry no general claim",
     "prediction": "where a new cluster may lie (Higgins, Thompson & Spiegelhalter 2009)",
     "looks": "every report on other records is a look; intervals are not adjusted for their number",
 }
