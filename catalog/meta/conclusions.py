@@ -5,6 +5,7 @@ a conclusion that appears after many looks deserves less trust than one that was
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,8 @@ def history(now: Document, records: Sequence[str], digest: str, before: Document
         first = {"look": 1, "digest": digest, "records_added": len(records), "records_removed": 0, "changed": []}
         return {"looks": 1, "changes": [first]}
     old, known = before["conclusions"], before["records"]
-    changed = [_change(name, old.get(name), now.get(name)) for name in sorted(old.keys() | now.keys())]
+    came, went = set(records).difference(known["keys"]), set(known["keys"]).difference(records)
+    changed = [_change(name, old.get(name), now.get(name), came, went) for name in sorted(old.keys() | now.keys())]
     changed = [one for one in changed if one["before"] != one["after"]]
     if digest == known["digest"] and not changed:
         return {"looks": before["looks"], "changes": before["changes"]}
@@ -70,16 +72,18 @@ def history(now: Document, records: Sequence[str], digest: str, before: Document
     entry = {
         "look": looks,
         "digest": digest,
-        "records_added": len(set(records).difference(known["keys"])),
-        "records_removed": len(set(known["keys"]).difference(records)),
+        "records_added": len(came),
+        "records_removed": len(went),
         "changed": changed,
     }
     return {"looks": looks, "changes": [*before["changes"], entry]}
 
 
-def _change(name: str, before: Document | None, after: Document | None) -> Document:
-    old, new = set((before or {}).get("records", ())), set((after or {}).get("records", ()))
-    added, removed = sorted(new - old), sorted(old - new)
+def _change(
+    name: str, before: Document | None, after: Document | None, came: AbstractSet[str], went: AbstractSet[str]
+) -> Document:
+    added = sorted(came & set((after or {}).get("records", ())))
+    removed = sorted(went & set((before or {}).get("records", ())))
     return {
         "conclusion": name,
         "before": before and before["says"],

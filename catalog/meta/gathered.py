@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog.conditions import condition_of
+from catalog.conditions import DEFAULT, condition_of
 from catalog.measured import Cell
 from catalog.meta import effects
 from catalog.meta.analysis import Data
@@ -121,7 +121,9 @@ def _condition(cell: Cell) -> str | None:
     if declared:
         return declared
     usual = condition_of({**cell.condition, "ratio": DEFAULT_RATIO})
-    return f"{usual}, ratio-{cell.ratio:g}" if usual else None
+    if usual is None:
+        return None
+    return f"ratio-{cell.ratio:g}" if usual == DEFAULT else f"{usual}, ratio-{cell.ratio:g}"
 
 
 def _effects(cell: Cell, outcome: str, testbed: str) -> Effects | None:

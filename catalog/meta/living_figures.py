@@ -10,7 +10,7 @@ import numpy as np
 from catalog.meta import network_charts
 from catalog.meta.analysis import Data
 from catalog.meta.forest import forest
-from catalog.meta.living_stages import Stage
+from catalog.meta.living_stages import Stage, bounded
 from catalog.meta.network_document import Analysis
 from catalog.meta.pool import quantile
 from catalog.meta.report import Report
@@ -21,10 +21,12 @@ NAMES: dict[Effect, str] = {"hs_rd": "harmful score", "hs_or": "odds of harm", "
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure that can be drawn: name of its file, what it shows in words, and the chart."""
+    """A figure that can be drawn: its file, what it is of (no condition for a stage), in words, and the chart."""
 
     stem: str
     testbed: str
+    condition: str
+    effect: Effect
     caption: str
     told: str
     chart: Callable[[], alt.TopLevelMixin]
@@ -40,10 +42,10 @@ def figures(report: Report, name: Callable[[str], str] = str) -> Iterator[Drawn]
                 for method, one in zip(stage.methods, stage.own, strict=True)
             )
             caption = (
-                f"Difference to SFT in {NAMES[effect]}, points: defenses at the {stage.name} stage. The diamond is their"
-                " mean over base models, the bar where another defense of this stage may lie."
+                f"Difference to SFT in {NAMES[effect]}, points: defenses at the {stage.name} stage. The diamond is"
+                " their mean over base models, the bar where another defense of this stage may lie."
             )
-            yield Drawn(stem, bed.name, caption, told, lambda stage=stage: _forest(stage, name))  # type: ignore[misc]
+            yield Drawn(stem, bed.name, "", effect, caption, told, lambda stage=stage: _forest(stage, name))  # type: ignore[misc]
     for (bed, condition, effect), analysis in report.networks.items():
         for kind, draw in (("league", network_charts.league), ("ranks", network_charts.ranks)):
             stem = f"{kind}-{bed.testbed}-{bed.protocol}-{condition}-{effect[:2]}".replace(":", "-").replace(", ", "-")
@@ -51,7 +53,7 @@ def figures(report: Report, name: Callable[[str], str] = str) -> Iterator[Drawn]
                 f"{'League table' if kind == 'league' else 'Ranks'} of all defenses by {NAMES[effect]}, {condition}."
             )
             told = analysis.notes[0]
-            yield Drawn(stem, bed.name, caption, told, lambda a=analysis, d=draw: d(_named(a, name)))  # type: ignore[misc]
+            yield Drawn(stem, bed.name, condition, effect, caption, told, lambda a=analysis, d=draw: d(_named(a, name)))  # type: ignore[misc]
 
 
 def _forest(stage: Stage, name: Callable[[str], str]) -> alt.HConcatChart:
@@ -67,8 +69,10 @@ def _forest(stage: Stage, name: Callable[[str], str]) -> alt.HConcatChart:
     between = stage.between
     found = replace(
         stage.found,
-        pi_low=between.pi_low,
-        pi_high=between.pi_high,
+        low=bounded(stage.found.low),
+        high=bounded(stage.found.high),
+        pi_low=bounded(between.pi_low),
+        pi_high=bounded(between.pi_high),
         heterogeneity=between.heterogeneity,
         weights=between.weights,
     )

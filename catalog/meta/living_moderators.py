@@ -13,7 +13,7 @@ import numpy as np
 from catalog.conditions import DEFAULT
 from catalog.meta.clusters import claim_note, means_t
 from catalog.meta.gathered import EFFECTS, Line
-from catalog.meta.living_stages import stages
+from catalog.meta.living_stages import bounded, stages
 from catalog.meta.regress import dependent, regress
 from catalog.meta.settings import Effect
 from catalog.schema import Paper
@@ -77,8 +77,8 @@ def _over_bases(found: Sequence[tuple[str, str, float]]) -> Document:
     note = claim_note(len(set(clusters)))
     return {
         "estimate": one.estimate,
-        "ci_low": one.low,
-        "ci_high": one.high,
+        "ci_low": bounded(one.low),
+        "ci_high": bounded(one.high),
         "p": one.p,
         "clusters": len(set(clusters)),
         "defenses": len({method for method, *_ in found}),
@@ -93,9 +93,7 @@ def _stage(lines: Sequence[Line], effect: Effect, papers: Mapping[str, Paper]) -
     names = [stage.name for stage in found]
     if len(names) < 2 or len(rows) <= len(names):
         return None
-    y, v = (
-        np.array(values) for values in zip(*((one.estimate, max(one.se, 1e-6) ** 2) for _, one in rows), strict=True)
-    )
+    y, v = (np.array(values) for values in zip(*((one.estimate, one.se**2) for _, one in rows), strict=True))
     X = np.column_stack([np.ones(len(rows)), *([float(of == name) for of, _ in rows] for name in names[1:])])
     columns = ["intercept", *names[1:]]
     if dependent(X, columns):

@@ -13,12 +13,12 @@ from typing import Any, cast
 from catalog.conditions import DEFAULT
 from catalog.measured import Cell
 from catalog.meta import claims, conclusions, living_moderators, living_network, verdict_document
-from catalog.meta.analysis import Choices, Data, clusters_of, pooled
+from catalog.meta.analysis import Data, clusters_of, pooled
 from catalog.meta.conclusions import Conclusion
 from catalog.meta.document import plain
 from catalog.meta.gathered import EFFECTS, Bed, Line, data, lines
 from catalog.meta.ledger import Ledger, ledger
-from catalog.meta.living_stages import Stage, stages
+from catalog.meta.living_stages import BY_CLUSTER, Stage, bounded, stages
 from catalog.meta.margins import Margins
 from catalog.meta.network_document import Analysis
 from catalog.meta.pool import Pooled
@@ -27,7 +27,6 @@ from catalog.schema import Paper
 from catalog.studies import Finding
 
 Document = dict[str, Any]
-POOLING = Choices(model="clusters")
 SCHEMA = 1
 
 
@@ -79,8 +78,9 @@ def report(
 METHOD = {
     "effect": "defense minus SFT, as a proportion; harmful score (hs_rd): smaller is better, accuracy (fa_rd): larger",
     "cluster": "the base model; on micro every seed has its own",
-    "pooling": "averages inside clusters, then REML with Hartung-Knapp intervals of 95 %; fewer than 3 clusters"
-    " carry no general claim",
+    "pooling": "averages inside clusters, then REML with guarded Hartung-Knapp intervals of 95 % (never narrower than"
+    " normal ones, so that equal answers of few bases are not certainty), cut at -1 and 1; fewer than 3 clusters carry"
+    " no general claim",
     "prediction": "where a new cluster may lie (Higgins, Thompson & Spiegelhalter 2009)",
     "looks": "every report on other records is a look; intervals are not adjusted for their number",
 }
@@ -94,10 +94,10 @@ def pooled_document(chosen: Sequence[Line], effect: Effect, found: tuple[Data, P
     return {
         "estimate": one.estimate,
         "se": one.se,
-        "ci_low": one.low,
-        "ci_high": one.high,
-        "pi_low": one.pi_low,
-        "pi_high": one.pi_high,
+        "ci_low": bounded(one.low),
+        "ci_high": bounded(one.high),
+        "pi_low": bounded(one.pi_low),
+        "pi_high": bounded(one.pi_high),
         "p": one.p,
         "tau2": spread.tau2,
         "tau2_ci_low": spread.tau2_low,
@@ -116,7 +116,7 @@ def pooled_document(chosen: Sequence[Line], effect: Effect, found: tuple[Data, P
 def pool_lines(chosen: Sequence[Line], effect: Effect) -> tuple[Data, Pooled] | None:
     """Pool some lines of one defense by cluster; None when none has the outcome."""
     effects = data(chosen, effect)
-    return None if effects is None else (effects, pooled(effects, POOLING))
+    return None if effects is None else (effects, pooled(effects, BY_CLUSTER))
 
 
 def _bed(

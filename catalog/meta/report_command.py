@@ -31,7 +31,7 @@ def report_command(
     results: Annotated[Path | None, typer.Option(help="Where records are.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Analyse every record anew: each defense, stages, networks, moderators, verdicts; and what changed since last time.
+    """Analyse every record anew: defenses, stages, networks, moderators, verdicts; and what changed since last time.
 
     Equal records, declared margins and last report give equal bytes.
     """
@@ -99,22 +99,15 @@ def _replace(path: Path, text: str) -> None:
 def _show(made: dict[str, Any]) -> None:
     typer.echo(f"{made['records']['count']} records (digest {made['records']['digest']}), look {made['looks']}")
     for bed in made["testbeds"]:
-        typer.echo(f"\n{bed['testbed']}, {bed['protocol']}: defense minus SFT in points, 95 % interval, [prediction]")
+        typer.echo(
+            f"\n{bed['testbed']}, {bed['protocol']}: defense minus SFT in points (95 % interval) [prediction interval]"
+        )
         rows = [
-            (
-                one["method"],
-                row["condition"],
-                *(
-                    part
-                    for effect in SHOWN
-                    for part in (_span(row[effect]), (row[effect] or {}).get("conclusion", "–"))
-                ),
-                str((row["hs_rd"] or row["fa_rd"] or {}).get("clusters", "–")),
-            )
+            (one["method"], row["condition"], *(_span(row[effect]) for effect in SHOWN), _concluded(row), _bases(row))
             for one in bed["defenses"]
             for row in one["conditions"]
         ]
-        table(["defense", "condition", "harmful score", "", "accuracy", "", "bases"], rows)
+        table(["defense", "condition", "harmful score", "accuracy", "conclusions", "bases"], rows)
         for effect, name in SHOWN.items():
             for stage in bed["stages"][effect]:
                 typer.echo(
@@ -138,12 +131,19 @@ def _show(made: dict[str, Any]) -> None:
 
 
 def _span(found: Any) -> str:
+    """Value, confidence interval and prediction interval in points."""
     if not found or found["estimate"] is None:
         return "–"
-    value, low, high = (_points(found[name]) for name in ("estimate", "ci_low", "ci_high"))
-    text = f"{value} ({low} to {high})"
-    return text if found["pi_low"] is None else f"{text} [{_points(found['pi_low'])} to {_points(found['pi_high'])}]"
+    low, high = (f"{100 * found[name]:+.0f}" for name in ("ci_low", "ci_high"))
+    text = f"{100 * found['estimate']:+.1f} ({low}, {high})"
+    if found["pi_low"] is None:
+        return text
+    return f"{text} [{100 * found['pi_low']:+.0f}, {100 * found['pi_high']:+.0f}]"
 
 
-def _points(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.1f}"
+def _concluded(row: Any) -> str:
+    return "; ".join(dict.fromkeys(row[effect]["conclusion"] for effect in SHOWN if row[effect]))
+
+
+def _bases(row: Any) -> str:
+    return str((row["hs_rd"] or row["fa_rd"] or {}).get("clusters", "–"))
