@@ -14,8 +14,8 @@ from catalog.meta.analysis import ChoiceError, Data
 
 HEADER = "study,a,n1,c,n2,paper,self,reported,measured\n"
 ROWS = [
-    f"S{at},{4 + at},{20 * (1 + at)},{8 + 2 * at},{20 * (1 + at)},p{at},{('no', 'yes')[at % 2]},{-30 - at},{-20 - 2 * at}"
-    for at in range(12)
+    f"S{at},{4 + at},{n},{8 + 2 * at},{n},p{at},{('no', 'yes')[at % 2]},{-30 - at},{-20 - 2 * at}"
+    for at, n in enumerate(range(20, 260, 20))
 ]
 COUNTS = "--csv t.csv --events a,c --totals n1,n2"
 
