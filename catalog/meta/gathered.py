@@ -15,8 +15,7 @@ from catalog.conditions import DEFAULT, condition_of
 from catalog.measured import Cell
 from catalog.meta import effects
 from catalog.meta.analysis import Data
-from catalog.meta.settings import OUTCOMES, SEED_IS_BASE, Effect
-from catalog.meta.sizes import Counts, sizes
+from catalog.meta.settings import OUTCOMES, SEED_IS_BASE, Effect, without_discordance
 from catalog.meta.weighted import Vector
 from catalog.taxonomy import BASELINES
 from reproduce.engine import DEFAULT_RATIO
@@ -137,14 +136,7 @@ def _effects(cell: Cell, outcome: str, testbed: str) -> Effects | None:
     if testbed in SEED_IS_BASE:
         names = tuple(f"base {seed}" for seed in seeds)
         y, v = gaps.mean(axis=0), gaps.var(axis=0) / prompts
-        return Effects(names, y, np.where(v > 0, v, _without_discordance(tables, prompts)), gaps, tuple(seeds))
+        return Effects(names, y, np.where(v > 0, v, without_discordance(prompts)), gaps, tuple(seeds))
     pair = effects.difference({seed: ours[seed] for seed in seeds}, {seed: theirs[seed] for seed in seeds})
-    means = [table.mean(axis=1, keepdims=True) for table in tables]
-    v = np.array([pair.se**2]) if pair.se > 0 else _without_discordance(means, prompts)
-    return Effects((str(cell.condition.get("model")),), np.array([pair.value]), v, gaps, tuple(seeds))
-
-
-def _without_discordance(tables: Sequence[Vector], prompts: int) -> Vector:
-    """Variance where no prompt tells the arms apart: the rule for zero cells, with prompts as the sample."""
-    n = np.full(tables[0].shape[1], float(prompts))
-    return sizes("RD", Counts(tables[0].sum(axis=0), n, tables[1].sum(axis=0), n)).vi
+    v = pair.se**2 if pair.se > 0 else without_discordance(prompts)
+    return Effects((str(cell.condition.get("model")),), np.array([pair.value]), np.array([v]), gaps, tuple(seeds))
