@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from catalog.commands.shared import Json
+from catalog.meta.agreement_command import agreement_command
 from catalog.meta.bias_command import bias_command
 from catalog.meta.network_command import network_command
 from catalog.meta.options import (
@@ -29,6 +30,7 @@ from catalog.meta.options import (
     of_method,
     read_table,
 )
+from catalog.meta.plan_command import plan_command
 from catalog.meta.report_command import report_command
 from catalog.meta.verdict_command import verdict_command
 from catalog.terminal import emit
@@ -44,6 +46,8 @@ app.command("bias")(bias_command)
 app.command("network")(network_command)
 app.command("report")(report_command)
 app.command("verdict")(verdict_command)
+app.command("agreement")(agreement_command)
+app.command("plan")(plan_command)
 
 Plot = Annotated[Path | None, typer.Option(help="Draw a forest plot as SVG.")]
 

@@ -111,11 +111,7 @@ def two_way(cells: Table) -> tuple[float, float]:
     MS_prompt and MS_seed stands alone. Needs at least two prompts and two seeds.
     """
     prompts, seeds = cells.shape
-    rows, columns, mean = cells.mean(axis=1), cells.mean(axis=0), cells.mean()
-    rest = cells - rows[:, None] - columns[None, :] + mean
-    ms_prompt = seeds * float(((rows - mean) ** 2).sum()) / (prompts - 1)
-    ms_seed = prompts * float(((columns - mean) ** 2).sum()) / (seeds - 1)
-    ms_rest = float((rest**2).sum()) / ((prompts - 1) * (seeds - 1))
+    ms_prompt, ms_seed, ms_rest = mean_squares(cells)
     answers = prompts * seeds
     if ms_prompt < ms_rest or ms_seed < ms_rest:
         larger, df = max((ms_prompt, float(prompts - 1)), (ms_seed, float(seeds - 1)))
@@ -144,6 +140,16 @@ def crossed(tables: NDArray[np.float64]) -> NDArray[np.float64]:
     parts = [centred.mean(axis=axis) for axis in (2, 1)]
     used = [part / math.sqrt(part.shape[1] * (part.shape[1] - 1)) for part in parts if part.shape[1] > 1]
     return np.asarray(sum(part @ part.T for part in used))
+
+
+def mean_squares(cells: Table) -> tuple[float, float, float]:
+    """Return the mean squares of prompts, of seeds and of the rest; needs at least two prompts and two seeds."""
+    prompts, seeds = cells.shape
+    rows, columns, mean = cells.mean(axis=1), cells.mean(axis=0), cells.mean()
+    rest = cells - rows[:, None] - columns[None, :] + mean
+    ms_prompt = seeds * float(((rows - mean) ** 2).sum()) / (prompts - 1)
+    ms_seed = prompts * float(((columns - mean) ** 2).sum()) / (seeds - 1)
+    return ms_prompt, ms_seed, float((rest**2).sum()) / ((prompts - 1) * (seeds - 1))
 
 
 def wilson(value: float, size: float, quantile: float) -> tuple[float, float]:

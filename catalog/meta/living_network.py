@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import norm
-from statsmodels.stats.multitest import multipletests
 
 from catalog.meta import network_document
 from catalog.meta.clusters import claim_note
@@ -21,6 +20,7 @@ from catalog.meta.network import Matrix, Study, Tau2, Vector, components, networ
 from catalog.meta.network_document import Analysis
 from catalog.meta.ranking import Better, leader, p_scores, ranks, without_clusters
 from catalog.meta.settings import SEED_IS_BASE, Effect
+from catalog.meta.splitting import holm
 
 REFERENCE = "sft"
 ITERATED = 3000  # contrasts up to which tau² is by REML; with more, the moment estimate is as good and needs no search
@@ -68,11 +68,11 @@ def document(found: Analysis) -> dict[str, Any]:
     """The document of `hft meta network`, with the p-values of every defense against SFT adjusted after Holm (1979)."""
     fitted = found.found
     z = fitted.estimate[1:, 0] / fitted.se[1:, 0]
-    adjusted = multipletests(2 * norm.sf(np.abs(z)), method="holm")[1].tolist()
+    adjusted = holm(2 * norm.sf(np.abs(z)))
     made = network_document.document(found)
     for name in ("splits", "net_heat", "inconsistency"):
         del made[name]
-    made["p_holm"] = dict(zip(fitted.treatments[1:], adjusted, strict=True))
+    made["p_holm"] = dict(zip(fitted.treatments[1:], adjusted.tolist(), strict=True))
     made["clusters"] = len({study.cluster for study in found.studies})
     return made
 

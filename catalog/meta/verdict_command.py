@@ -48,7 +48,7 @@ def verdict_command(
     except KeyError as error:
         fail(f"--margins {version}: {error.args[0]}", 2)
     with refusals():
-        found = ledger(_from_csv(csv, names, declared) if csv else _from_records(names or [], results), declared)
+        found = ledger(_from_csv(csv, names, declared) if csv else from_records(names or [], results), declared)
     if as_json:
         emit({"input": str(csv) if csv else None} | verdict_document.document(found))
     else:
@@ -69,7 +69,8 @@ def _from_csv(csv: Path, names: list[str] | None, declared: Margins) -> list[Tri
     return tried
 
 
-def _from_records(names: list[str], results: Path | None) -> list[Tried]:
+def from_records(names: list[str], results: Path | None) -> list[Tried]:
+    """Every claim of the named papers, or of all reproduced ones, with what the records measured for it."""
     from catalog import measured, papers, running, studies
     from catalog.meta import claims
     from reproduce import record
