@@ -13,16 +13,15 @@ import numpy as np
 from catalog.conditions import DEFAULT
 from catalog.meta.clusters import claim_note, means_t
 from catalog.meta.gathered import EFFECTS, Line
-from catalog.meta.living_stages import bounded, stages
+from catalog.meta.living_stages import Stage, bounded
 from catalog.meta.regress import dependent, regress
 from catalog.meta.settings import Effect
-from catalog.schema import Paper
 
 Document = dict[str, Any]
 Within = dict[tuple[str, str, str], dict[str, float]]  # (method, setting, cluster) to the effect under each condition
 
 
-def moderators(lines: Sequence[Line], papers: Mapping[str, Paper]) -> Document:
+def moderators(lines: Sequence[Line], by_stage: Mapping[Effect, Sequence[Stage]]) -> Document:
     """By effect: slope for each doubling of the harmful share, each condition minus the default, stages."""
     ratios = {line.condition: line.ratio for line in lines}
     graded = {name: ratio for name, ratio in ratios.items() if name == DEFAULT or "ratio-" in name}
@@ -34,7 +33,7 @@ def moderators(lines: Sequence[Line], papers: Mapping[str, Paper]) -> Document:
         made[effect] = {
             "per_doubling_of_ratio": _over_bases(_slopes(within, graded)),
             "conditions": [{"condition": name, **_over_bases(found)} for name, found in contrasts if found],
-            "stage": _stage([line for line in lines if line.condition == DEFAULT], effect, papers),
+            "stage": _stage(by_stage[effect]),
         }
     return made
 
@@ -86,9 +85,8 @@ def _over_bases(found: Sequence[tuple[str, str, float]]) -> Document:
     }
 
 
-def _stage(lines: Sequence[Line], effect: Effect, papers: Mapping[str, Paper]) -> Document | None:
+def _stage(found: Sequence[Stage]) -> Document | None:
     """Defenses regressed on their stage, Knapp-Hartung; None where stages cannot be told apart from single defenses."""
-    found = stages(lines, effect, papers)
     rows = [(stage.name, one) for stage in found for one in stage.own]
     names = [stage.name for stage in found]
     if len(names) < 2 or len(rows) <= len(names):

@@ -141,7 +141,7 @@ def _bed(
             networks.append({"condition": condition, "effect": effect, **living_network.document(analysis)})
             keys = sorted({key for line in by_condition[condition] for key in line.records})
             concluded[f"{bed.name}/network/{condition}/{effect}"] = Conclusion(analysis.notes[0], tuple(keys))
-    by_stage = {}
+    by_stage: dict[Effect, list[Stage]] = {}
     usual = by_condition.get(DEFAULT, [])
     for effect in EFFECTS:
         made.stages[bed, effect] = by_stage[effect] = stages(usual, effect, papers)
@@ -158,7 +158,7 @@ def _bed(
         ],
         "stages": {effect: [stage.document() for stage in by_stage[effect]] for effect in EFFECTS},
         "networks": networks,
-        "moderators": living_moderators.moderators(own, papers),
+        "moderators": living_moderators.moderators(own, by_stage),
     }
 
 
