@@ -16,7 +16,7 @@ from catalog.meta.settings import Effect
 
 Document = dict[str, Any]
 NO_CLAIM = "no general claim"
-OPEN = "inconclusive"
+OPEN = "inconclusive on"
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ def of_effect(found: Pooled, clusters: int, effect: Effect, margins: Margins) ->
     if effect == "fa_rd":
         if found.low > -margins.m_fa:
             return "keeps FA"
-        return "loses FA" if found.high < 0 else OPEN
+        return "loses FA" if found.high < 0 else f"{OPEN} FA"
     if found.high < 0:
         return "lowers HS"
     if found.low > 0:
         return "raises HS"
     reach = quantile(found.df, 1 - 2 * margins.alpha) * found.se
     inside = -margins.m_sup < found.estimate - reach and found.estimate + reach < margins.m_sup
-    return "no effect on HS" if inside else OPEN
+    return "no effect on HS" if inside else f"{OPEN} HS"
 
 
 def document(conclusions: Mapping[str, Conclusion]) -> Document:

@@ -92,4 +92,4 @@ def _named(analysis: Analysis, name: Callable[[str], str]) -> Analysis:
 
 
 def _span(value: float, low: float, high: float) -> str:
-    return f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{100 * value:+.1f} ({100 * bounded(low):+.1f} to {100 * bounded(high):+.1f})"
