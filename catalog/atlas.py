@@ -3,6 +3,7 @@
 The one place where generators meet the files; from here on they see plain values.
 """
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from catalog.studies import Figure, Finding
 from reproduce import record
 from reproduce.calibration import calibration
 
+REPORT = Path("reproduce", "report", "report.json")  # the last committed report of hft meta report
 BASELINES = {"sft": "SFT, undefended", "non-aligned": "Never aligned"}
 
 
@@ -43,6 +45,7 @@ class Atlas:
     records: int
     tuning: list[Cell]
     excluded: tuple[Excluded, ...] = ()
+    last_report: dict[str, Any] | None = None
     rules: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -82,8 +85,10 @@ def read(root: Path) -> Atlas:
     head, entries = papers.load(root / "papers.yaml")
     _, records = integrity.reproduction(root)
     tuning = list(record.read(root / "reproduce/tuning"))
-    atlas = assemble(head, entries, records, calibration(records), _repository(root), tuning)
-    return replace(atlas, excluded=tuple(left_out.read(root)), rules=left_out.rules(root))
+    made = assemble(head, entries, records, calibration(records), _repository(root), tuning)
+    last = root / REPORT
+    report = json.loads(last.read_text(encoding="utf-8")) if last.is_file() else None
+    return replace(made, excluded=tuple(left_out.read(root)), rules=left_out.rules(root), last_report=report)
 
 
 def assemble(

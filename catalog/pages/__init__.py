@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from catalog import atlas as atlases
 from catalog import charts, costs, ids, measured
 from catalog.atlas import Atlas
-from catalog.pages import boards, combinations, matrix, paper, pictures, sheets, stress, words
+from catalog.pages import boards, combinations, matrix, meta, paper, pictures, sheets, stress, words
 from catalog.schema import Paper
 from catalog.taxonomy import BASELINES
 from reproduce.protocol import HUB, MICRO
@@ -63,6 +63,7 @@ def generate(atlas: Atlas, out: Path) -> None:
     _write(env, "matrix.md.j2", out / "matrix.md", conditions=by_condition, attacks=by_attack)
     _write(env, "combinations.md.j2", out / "combinations.md", page=combinations.combinations(atlas, figures))
     _write(env, "excluded.md.j2", out / "excluded.md", excluded=atlas.excluded, rules=atlas.rules)
+    _write(env, "meta.md.j2", out / "meta.md", page=meta.living(atlas, figures))
     _parts(env, atlas, out)
     measured.frame(atlas.cells).to_csv(out / "measured.csv", index=False)
 
