@@ -194,7 +194,7 @@ def _gain(
         report.problems += [replace(problem, paper=match.id) for problem in wrong]
         return None
     differ = merging.differences(candidate, held, f"entry '{match.id}'")
-    fills = _fills(candidate, paper)
+    fills = {} if merging.retitled(candidate, held) else _fills(candidate, paper)
     report.problems += [each for each in differ if each.message.split()[0] not in fills]
     if not fills:
         report.duplicates.append({"id": match.id, "origins": origins, "why": match.why})
