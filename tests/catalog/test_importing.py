@@ -131,8 +131,7 @@ CONFLICTS = {
         "id-conflict",
     ),
     "another title": (
-        "**A Pond for Every Frog and Toad** [[p](https://arxiv.org/abs/2402.01010)]"
-        " [[o](https://openreview.net/forum?id=PoNd123456)]",
+        "**A Pond for Every Frog** [[p](https://arxiv.org/abs/2402.01010)] [[o](https://openreview.net/forum?id=PoNd1234)]",
         "title-conflict",
     ),
     "ids of two entries": (
