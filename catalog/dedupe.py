@@ -28,8 +28,11 @@ LIKE_TITLE = 88.0
 SAME_AUTHORS = 0.5
 """The share of the shorter author list that must stand in the other."""
 YEAR = 366
-KEYS = 6
-"""So many of a title's rarest word pairs stand in the index; all of a title's pairs are looked up."""
+KEYS = 8
+"""So many of a title's rarest word pairs stand in the index; all of a title's pairs are looked up.
+
+Each misprint spoils two pairs, so titles with misprints in three words are found; shorter titles stand there by word.
+"""
 LABELS = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
 
 
@@ -53,13 +56,15 @@ class Known:
         self.papers = dict(papers)
         self._titles = {name: normal(paper.title) for name, paper in self.papers.items()}
         self._by_id: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self._by_pair: dict[str, list[str]] = defaultdict(list)
+        self._by_key: dict[str, list[str]] = defaultdict(list)
         common = Counter(pair for title in self._titles.values() for pair in _pairs(title))
         for name, title in self._titles.items():
             for key in _ids(self.papers[name]).items():
                 self._by_id[key].append(name)
-            for pair in sorted(_pairs(title), key=lambda pair: (common[pair], pair))[:KEYS]:
-                self._by_pair[pair].append(name)
+            keys = sorted(_pairs(title), key=lambda pair: (common[pair], pair))[:KEYS]
+            words = set(title.split()) if title.count(" ") < KEYS else set[str]()
+            for key in words.union(keys):
+                self._by_key[key].append(name)
 
     @classmethod
     def of(cls, papers: Iterable[Paper]) -> Known:
@@ -79,7 +84,8 @@ class Known:
         return list(found.values())
 
     def _near(self, candidate: Candidate) -> set[str]:
-        return {name for pair in _pairs(normal(candidate.title)) for name in self._by_pair.get(pair, ())}
+        title = normal(candidate.title)
+        return {name for key in _pairs(title).union(title.split()) for name in self._by_key.get(key, ())}
 
     def _alike(self, candidate: Candidate, name: str) -> float:
         """The ratio of the titles when it decides, else 0."""

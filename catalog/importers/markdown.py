@@ -115,7 +115,7 @@ def _pieces(inline: Token, line: int) -> Iterator[Piece]:
             case _:
                 continue
         if content:
-            piece = Piece(content, line, strong > 0, em > 0, href)
+            piece = Piece(content, line, strong > 0, em > 0 and not strong, href)
             if (pending.strong, pending.em, pending.href) == (piece.strong, piece.em, piece.href):
                 pending = replace(pending, text=pending.text + content)
             else:
