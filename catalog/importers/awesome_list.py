@@ -111,7 +111,7 @@ def _drafts(pieces: list[Piece]) -> Iterator[Draft]:
             before, *later = _at_dates(piece.text)
             _loose(draft, before)
             for date, text in later:
-                if (draft.title or draft.links) and not piece.text[: piece.text.find(date)].rstrip().endswith("("):
+                if (draft.links or (draft.title and draft.date)) and not piece.text[: piece.text.find(date)].rstrip().endswith("("):
                     yield draft
                     draft = Draft(piece.line + piece.text.count("\n", 0, piece.text.find(date)))
                 draft.date = draft.date or date
@@ -135,7 +135,7 @@ def _loose(draft: Draft, part: tuple[str, str]) -> None:
 
 def _take(draft: Draft, section: Section, reading: Reading, today: datetime.date) -> None:
     links = [(label, href) for label, href in draft.links if not href.startswith(("#", "mailto:"))]
-    if not draft.title:
+    if not draft.title and (links or draft.date):
         _untitled(draft, links)
     if not draft.title and not any(_is_paper(href) for _, href in links) and not draft.date:
         if section.type and (draft.loose.strip() or links):
