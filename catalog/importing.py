@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from catalog import dedupe, editing, entries, lint, merging, schema
@@ -224,7 +224,7 @@ def _set(entry: dict[str, Any], place: str, value: Any) -> None:
     *above, key = place.split(".")
     for step in above:
         if entry.get(step) is None:
-            entry[step] = {}
+            entry[step] = type(entry)()  # in the file a mapping of ruamel, which stands on one line
         entry = entry[step]
     entry[key] = value
 
@@ -234,7 +234,8 @@ def _change(fills: dict[str, Any]) -> Callable[[CommentedMap], None]:
 
     def change(entry: CommentedMap) -> None:
         for place, value in fills.items():
-            _set(entry, place, DoubleQuotedScalarString(value) if place.startswith("ids.") else value)
+            written = DoubleQuotedScalarString(value) if place.startswith("ids.") else value
+            _set(entry, place, CommentedSeq(value) if isinstance(value, list) else written)
         if unsure := [key for key in entry.get("unsure", ()) if key in fills]:
             for key in unsure:
                 entry["unsure"].remove(key)

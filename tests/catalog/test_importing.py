@@ -46,7 +46,7 @@ def test_a_list_is_imported_and_the_second_time_adds_nothing(wide: Path, hft: Ca
         "bad-address",
     ]
     assert {each["id"]: each["origins"] for each in first["added"]} == {
-        "weeds-worms": ["list.md:10"],
+        "weeds-worms-gardens-fall": ["list.md:10"],
         "poisoned-compost-undoes-pruning": ["list.md:11"],
         "slugs-night-escape-every": ["list.md:11"],
         "mulch": ["list.md:15", "list.md:17"],
