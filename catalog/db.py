@@ -1,17 +1,17 @@
-"""The SQLite database: built whole from papers.yaml and the run records, replaced in one step."""
+"""The SQLite database: built whole from papers.yaml, what arXiv says and the run records, replaced in one step."""
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.schema import CreateTable
 from sqlmodel import Session, SQLModel
 
-from catalog import integrity, lint, schema, tables
+from catalog import integrity, lint, papers, schema, snapshot, tables
 from catalog.integrity import RESULTS, Record
 from catalog.papers import FILE, Catalogue
 from catalog.problems import RefusedError
@@ -20,7 +20,7 @@ from reproduce import find, record
 
 FILE_NAME = Path("build", "hft.sqlite")
 SEARCH = """CREATE VIRTUAL TABLE paper_search USING fts5(
-  id UNINDEXED, title, nickname, authors, tags, claims, ids,
+  id UNINDEXED, title, nickname, authors, tags, claims, ids, abstract, notes,
   tokenize = 'porter unicode61 remove_diacritics 2', prefix = '2 3')"""
 SOURCES = "CREATE TABLE sources (digest TEXT NOT NULL)"
 
@@ -40,21 +40,30 @@ def connect(path: Path) -> Engine:
     return engine
 
 
-def build(root: Path, path: Path) -> dict[str, int]:
+def build(root: Path, path: Path, pending: Mapping[Path, str] | None = None) -> dict[str, int]:
     """Write the database to `path` and return its row counts by table.
 
+    `pending` holds texts of papers.yaml, snapshot or abstracts that stand for the files until they are written.
     RefusedError, with nothing written, when an entry or record is faulty.
     """
-    catalogue = lint.sound(root / FILE)
+    texts = dict(pending or {})
+    catalogue = lint.sound(root / FILE) if root / FILE not in texts else _sound(root / FILE, texts[root / FILE])
+    said = snapshot.load(root, texts.get(root / snapshot.FILE))
+    abstracts = snapshot.abstracts(root, texts.get(root / snapshot.ABSTRACTS))
     modules, records = integrity.reproduction(root)
     if strangers := list(integrity.records_have_entries(catalogue, records)):
         raise RefusedError(strangers)
-    digest = sources_digest(root)
+    digest = sources_digest(root, texts)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        counts = _fill(Path(name), catalogue, modules, records, digest)
+        rows = (
+            *_catalogue_rows(catalogue, modules, records),
+            *_arxiv_rows(catalogue.papers, said, abstracts),
+            *_record_rows(records),
+        )
+        counts = _fill(Path(name), rows, digest, _search_rows(catalogue.papers, said, abstracts))
         Path(name).chmod(0o644)
         Path(name).replace(path)
     finally:
@@ -69,9 +78,13 @@ def fingerprint() -> int:
     return int.from_bytes(hashlib.sha256(ddl.encode()).digest()[:4]) & 0x7FFFFFFF or 1
 
 
-def sources_digest(root: Path) -> str:
-    """Digest of papers.yaml, the modules' names, and the names and sizes of the append-only records."""
-    digest = hashlib.sha256((root / FILE).read_bytes())
+def sources_digest(root: Path, pending: Mapping[Path, str] | None = None) -> str:
+    """Digest of papers.yaml, snapshot, abstracts, modules' names, and names and sizes of the append-only records."""
+    digest = hashlib.sha256()
+    for file in (root / FILE, root / snapshot.FILE, root / snapshot.ABSTRACTS):
+        text = (pending or {}).get(file)
+        content = text.encode() if text is not None else file.read_bytes() if file.is_file() else b""
+        digest.update(hashlib.sha256(content).digest())
     digest.update(repr(sorted(find.modules())).encode())
     for file in record.paths(root / RESULTS):
         digest.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())
@@ -100,17 +113,26 @@ def _is_current(path: Path, root: Path) -> bool:
         engine.dispose()
 
 
+def _sound(path: Path, text: str) -> Catalogue:
+    catalogue, problems = lint.examine(papers.Document(path, text, papers.parse(text)))
+    if errors := [problem for problem in problems if not problem.warning]:
+        raise RefusedError(errors)
+    return catalogue
+
+
 def _fill(
-    path: Path, catalogue: Catalogue, modules: Iterable[str], records: list[Record], digest: str
+    path: Path, rows: Iterable[list[SQLModel]], digest: str, search: Iterable[Mapping[str, str]]
 ) -> dict[str, int]:
     engine = connect(path)
     SQLModel.metadata.create_all(engine)
     with Session(engine) as session:
-        for layer in (*_catalogue_rows(catalogue, modules, records), *_record_rows(records)):
+        for layer in rows:
             session.add_all(layer)
             session.flush()
         connection = session.connection()
-        _index(connection, catalogue.papers)
+        connection.execute(text(SEARCH))
+        for row in search:
+            connection.execute(text(f"INSERT INTO paper_search VALUES (:{', :'.join(row)})"), row)
         connection.execute(text(SOURCES))
         connection.execute(text("INSERT INTO sources VALUES (:digest)"), {"digest": digest})
         connection.execute(text(f"PRAGMA user_version = {fingerprint()}"))
@@ -123,11 +145,14 @@ def _fill(
     return counts
 
 
-def _index(connection: Connection, papers: Iterable[schema.Paper]) -> None:
-    connection.execute(text(SEARCH))
-    insert = text("INSERT INTO paper_search VALUES (:id, :title, :nickname, :authors, :tags, :claims, :ids)")
+def _search_rows(
+    papers: Iterable[schema.Paper], said: snapshot.Snapshot, abstracts: Mapping[str, str]
+) -> Iterator[dict[str, str]]:
+    """What `hft search` looks in, in the order of the columns; `notes` is arXiv's comment, reference, categories."""
     for paper in papers:
-        row = {
+        facts, arxiv = said.papers.get(paper.ids.arxiv or ""), paper.ids.arxiv or ""
+        notes = [facts.comment, facts.journal_ref, *facts.categories] if facts else []
+        yield {
             "id": paper.id,
             "title": paper.title,
             "nickname": paper.nickname or "",
@@ -135,8 +160,28 @@ def _index(connection: Connection, papers: Iterable[schema.Paper]) -> None:
             "tags": ", ".join(paper.tags),
             "claims": " · ".join(claim.says for claim in paper.claims),
             "ids": " ".join([paper.id, *paper.ids.given().values()]),
+            "abstract": abstracts.get(arxiv, ""),
+            "notes": " · ".join(note for note in notes if note),
         }
-        connection.execute(insert, row)
+
+
+def _arxiv_rows(
+    papers: Iterable[schema.Paper], said: snapshot.Snapshot, abstracts: Mapping[str, str]
+) -> Iterator[list[SQLModel]]:
+    known = [
+        (paper.id, paper.ids.arxiv, said.papers[paper.ids.arxiv]) for paper in papers if paper.ids.arxiv in said.papers
+    ]
+    yield [
+        tables.Preprint(
+            paper=slug, abstract=abstracts.get(arxiv or ""), **facts.model_dump(exclude={"authors", "categories"})
+        )
+        for slug, arxiv, facts in known
+    ]
+    yield [
+        tables.Category(paper=slug, position=position, name=name)
+        for slug, _, facts in known
+        for position, name in enumerate(facts.categories, 1)
+    ]
 
 
 def _catalogue_rows(catalogue: Catalogue, modules: Iterable[str], records: list[Record]) -> Iterator[list[SQLModel]]:

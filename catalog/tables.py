@@ -1,4 +1,4 @@
-"""Tables of the database, a build product of papers.yaml and the run records."""
+"""Tables of the database, a build product of papers.yaml, what arXiv says, and the run records."""
 
 import datetime
 from typing import Any
@@ -77,6 +77,29 @@ class Link(SQLModel, table=True):
     paper: str = Field(foreign_key="paper.id", primary_key=True)
     kind: str = Field(primary_key=True)
     url: str
+
+
+class Preprint(SQLModel, table=True):
+    """What arXiv says of a paper: its latest version, as the last `hft sync` saw it."""
+
+    paper: str = Field(foreign_key="paper.id", primary_key=True)
+    version: int
+    title: str
+    published: datetime.date
+    updated: datetime.date = Field(index=True)
+    comment: str | None
+    journal_ref: str | None
+    doi: str | None
+    withdrawn: bool
+    abstract: str | None
+
+
+class Category(SQLModel, table=True):
+    """An arXiv category of a paper; position 1 is the primary one."""
+
+    paper: str = Field(foreign_key="preprint.paper", primary_key=True)
+    position: int = Field(primary_key=True)
+    name: str = Field(index=True)
 
 
 class Claim(SQLModel, table=True):
