@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arxiv_server import ArxivServer, Entry
 from ruamel.yaml import YAML
 
 from catalog import contribute, entries, lint
 from catalog.candidates import Candidate
 from catalog.problems import RefusedError
 from catalog.sources.arxiv import Server
-from tests.catalog.arxiv_server import ArxivServer, Entry
 
 TODAY = datetime.date(2026, 11, 23)
 PAPER = Entry(
@@ -114,7 +114,9 @@ def test_offline_the_snapshot_is_asked(project: Path, hft: Any) -> None:
     facts = {"version": 2, "title": "Roots in Rows", "authors": ["Ann Bell"], "published": "2024-12-10",
              "updated": "2025-01-01", "categories": ["cs.LG"]}  # fmt: skip
     (project / "catalog").mkdir()
-    (project / "catalog" / "arxiv_snapshot.json").write_text(json.dumps({"version": 1, "papers": {"2412.07097": facts}}))
+    (project / "catalog" / "arxiv_snapshot.json").write_text(
+        json.dumps({"version": 1, "papers": {"2412.07097": facts}})
+    )
     assert hft("add", "2412.07097", "--type", "survey", "--offline").exit_code == 0
     entry = entry_of(project, "2412.07097")
     assert (entry["id"], entry["authors"], entry.get("unsure")) == ("roots-rows", ["Ann Bell"], None)
@@ -200,7 +202,7 @@ def test_other_ids_need_facts_and_get_them(project: Path, hft: Any) -> None:
 SLUGS = {
     "Vaccine: Perturbation-aware Alignment for Large Language Models": "vaccine",
     "On Evaluating the Durability of Safeguards for Open-Weight LLMs": "evaluating-durability-safeguards",
-    "What's in Your \"Safe\" Data?: Identifying Benign Data": "whats-your-safe-data",
+    'What\'s in Your "Safe" Data?: Identifying Benign Data': "whats-your-safe-data",
     "Łódź: Über-Gärtnern": "lodz",
     "Safe LoRA: the Silver Lining": "safe-lora",
     "1 + 1 = 3?": "1-1-3",
