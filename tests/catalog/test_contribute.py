@@ -83,7 +83,7 @@ def test_online_an_id_alone_makes_a_whole_entry(project: Path, hft: Any, arxiv: 
         "stage": "alignment",
     }
     after = (project / "papers.yaml").read_text(encoding="utf-8")
-    assert len(added_lines(before, after)) == 11
+    assert len(added_lines(before, after)) == 10
     line = after.splitlines().index("  - id: scarecrow") + 1
     assert f"papers.yaml:{line}: added scarecrow" in result.stdout
     assert lint.check(project) == []
@@ -202,8 +202,8 @@ def test_other_ids_need_facts_and_get_them(project: Path, hft: Any) -> None:
 SLUGS = {
     "Vaccine: Perturbation-aware Alignment for Large Language Models": "vaccine",
     "On Evaluating the Durability of Safeguards for Open-Weight LLMs": "evaluating-durability-safeguards",
-    'What\'s in Your "Safe" Data?: Identifying Benign Data': "whats-your-safe-data",
-    "Łódź: Über-Gärtnern": "lodz",
+    'What\'s in Your "Safe" Data?: Identifying Benign Data': "whats-your-safe",
+    "Über-Gärtnern in Eden": "uber-gartnern-eden",
     "Safe LoRA: the Silver Lining": "safe-lora",
     "1 + 1 = 3?": "1-1-3",
     "安全": "paper",

@@ -57,7 +57,7 @@ def event(text: str | None, number: Any = 12) -> dict[str, Any]:
 
 @pytest.fixture
 def submit(project: Path, hft: Any) -> Callable[..., Any]:
-    """Run `hft github form` on an issue's text; returns exit code, comment and pull request (None when there is none)."""
+    """Run `hft github form` on an issue's text; returns exit code, comment and pull request or None."""
     shutil.copytree(FORMS, project / ".github" / "ISSUE_TEMPLATE")
 
     def run(text: str | None, number: Any = 12, raw: bytes | None = None) -> tuple[int, str, dict[str, Any] | None]:
@@ -106,18 +106,21 @@ def test_a_known_paper_gets_an_answer_and_no_pull_request(project: Path, submit:
 HOSTILE = [
     "$(touch pwned)", "`touch pwned`", "; touch pwned #", "${{ secrets.GITHUB_TOKEN }}", "' || touch pwned || '",
     '"; touch pwned; "', "@everyone @gardeners/owners", "fixes #1, closes gardeners/atlas#2", "![x](https://evil.example/x)",
-    "<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "[x](javascript:alert(1))", "````\nout of the fence",
+    "<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "[x](javascript:alert(1))",
+    "````\nout of the fence",
     "]}, {id: evil}", '", evil: "', "\n    evil: true", "!!python/object/apply:os.system [touch pwned]", "&a [*a, *a]",
-    "| folded", "- id: evil", "::set-output name=x::y", "::add-mask::x", "x\n::error::x", "\u202eevil", "a\x00b", "\x1b[31m",
+    "| folded", "- id: evil", "::set-output name=x::y", "::add-mask::x", "x\n::error::x", "\u202eevil",
+    "a\x00b", "\x1b[31m",
     "ﷺ" * 700, "{{ 7 * 7 }}", "%0A::x", "null", "~", "yes", "2024-01-01", "1e3", "# comment", "---", "...", "\ufeffx",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("field", ["title", "authors", "venue", "code", "paper", "type", "stage", "date", "why"])
-@pytest.mark.parametrize("number", range(len(HOSTILE)))
+FREE = ("title", "authors", "why")
+PAIRS = [(field, number) for field in LABELS for number in range(len(HOSTILE)) if field in FREE or number % 6 == 0]
+
+
+@pytest.mark.parametrize(("field", "number"), PAIRS)
 def test_hostile_answers_are_text_or_refused(project: Path, submit: Any, field: str, number: int) -> None:
-    if (number + len(field)) % 3:  # a third of all pairs, every text and every field among them
-        pytest.skip("covered by the other pairs")
     text, before = HOSTILE[number], entries(project)
     code, comment, pull = submit(body({**GOOD, field: text}))
     after = entries(project)
@@ -257,8 +260,10 @@ def test_review_shows_what_is_new_changed_and_gone(project: Path, hft: Any) -> N
 @pytest.mark.parametrize(
     "head",
     [
-        "", "- a\n- b", "papers: [", "schema: 1\npapers:\n  - @all\n", "papers:\n  - id: '@all <b>'\n    ids: {arxiv: '<x>'}\n",
-        "papers:\n  - id: x\n    ids: {doi: '10.1/a)[x](https://evil.example'}\n", "a: &a [x]\nb: &b [*a, *a]\npapers:\n  - *b\n",
+        "", "- a\n- b", "papers: [", "schema: 1\npapers:\n  - @all\n",
+        "papers:\n  - id: '@all <b>'\n    ids: {arxiv: '<x>'}\n",
+        "papers:\n  - id: x\n    ids: {doi: '10.1/a)[x](https://evil.example'}\n",
+        "a: &a [x]\nb: &b [*a, *a]\npapers:\n  - *b\n",
         "papers:\n" + "".join(f"  - id: x{n}\n    title: '{'y' * 80}'\n\n" for n in range(900)),
     ],
 )  # fmt: skip
@@ -298,7 +303,7 @@ def test_named_tests_exist() -> None:
 def test_a_release_needs_one_version_everywhere(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "CITATION.cff", ".zenodo.json", "CHANGELOG.md"):
         shutil.copy(HOME / name, tmp_path / name)
-    with pytest.raises(RefusedError, match="has no section 0.1.0"):
+    with pytest.raises(RefusedError, match="has no section"):
         release.notes(tmp_path, "v0.1.0")
     log = (tmp_path / "CHANGELOG.md").read_text(encoding="utf-8").replace("## Unreleased", "## 0.1.0", 1)
     (tmp_path / "CHANGELOG.md").write_text(log, encoding="utf-8")
