@@ -18,8 +18,9 @@ class Candidate:
     """What is known of a paper; empty, or None, where nothing is.
 
     Ids are in normal form, by kind. `venue` is raw, as the source prints it. `links` are those that no id stands for:
-    code, data, project. `origin` is where this was found: file:line, or the name of a service. `slug` and `nickname`
-    are what the source calls the paper, when it does.
+    paper, code, data, project. `origin` is where this was found: file:line, or the name of a service. `slug` and
+    `nickname` are what the source calls the paper, when it does; `unsure` names keys of the entry that are known
+    only in part.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Candidate:
     tags: tuple[str, ...] = ()
     slug: str | None = None
     nickname: str | None = None
+    unsure: tuple[str, ...] = ()
 
     @property
     def first_public(self) -> datetime.date | None:

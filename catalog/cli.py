@@ -2,7 +2,7 @@
 
 import typer
 
-from catalog.commands import catalogue, contributing, exporting, github, measuring, publishing
+from catalog.commands import catalogue, contributing, exporting, github, importing, measuring, publishing
 from catalog.meta import command as meta
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command()(catalogue.show)
 app.command()(catalogue.search)
 app.command()(contributing.add)
 app.command()(contributing.new)
+app.command("import")(importing.import_papers)
 app.add_typer(exporting.app, name="export")
 app.command()(measuring.run)
 app.command()(measuring.results)

@@ -8,7 +8,7 @@ from typing import Any
 
 from catalog import dedupe, editing, entries, ids, lint, schema, snapshot
 from catalog.candidates import Candidate
-from catalog.papers import FILE, Catalogue, Document, parse, read, validate
+from catalog.papers import FILE, Catalogue, Document, read, validate
 from catalog.problems import Problem, RefusedError
 from catalog.sources.arxiv import Fetched, Server, fetch
 from catalog.venues import normalise
@@ -82,7 +82,7 @@ def add(path: Path, paper: Candidate, server: Server | None, today: datetime.dat
 def refuse_unsound(head: schema.Head, entry: dict[str, Any]) -> None:
     """RefusedError with every problem `hft check` would have with an entry, those with other entries aside."""
     text = f"papers:\n{editing.text(entry)}\n"
-    alone, problems = validate(Document(Path(FILE), text, parse(text)))
+    alone, problems = validate(Document(Path(FILE), text))
     with_head = Catalogue(alone.document, head, alone.papers, alone.places)
     found = [problem for rule in lint.RULES for problem in rule(with_head)]
     wrong = [each for each in [*problems, *found] if each.paper and not each.warning]

@@ -29,7 +29,9 @@ SAME_AUTHORS = 0.5
 """The share of the shorter author list that must stand in the other."""
 YEAR = 366
 KEYS = 6
-"""So many of a title's rarest word pairs stand in the index; all of a title's pairs are looked up."""
+"""So many of a title's rarest word pairs stand in the index."""
+LOOKED_UP = 8
+"""So many of a title's rarest word pairs are looked up: more would find common pairs, and grow with the square."""
 LABELS = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
 
 
@@ -54,11 +56,11 @@ class Known:
         self._titles = {name: normal(paper.title) for name, paper in self.papers.items()}
         self._by_id: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._by_pair: dict[str, list[str]] = defaultdict(list)
-        common = Counter(pair for title in self._titles.values() for pair in _pairs(title))
+        self._common = Counter(pair for title in self._titles.values() for pair in _pairs(title))
         for name, title in self._titles.items():
-            for kind, value in self.papers[name].ids.items():
-                self._by_id[kind, value.casefold()].append(name)
-            for pair in sorted(_pairs(title), key=lambda pair: (common[pair], pair))[:KEYS]:
+            for key in _ids(self.papers[name]).items():
+                self._by_id[key].append(name)
+            for pair in self._rarest(title)[:KEYS]:
                 self._by_pair[pair].append(name)
 
     @classmethod
@@ -70,22 +72,25 @@ class Known:
         """Every known paper that the candidate is, the surest first, each once."""
         found: dict[str, Match] = {}
         for kind, label in LABELS.items():
-            if value := candidate.ids.get(kind):  # type: ignore[call-overload]
-                for name in sorted(self._by_id.get((kind, value.casefold()), ())):
-                    found.setdefault(name, Match(name, f"same {label}"))
-        alike = ((self._alike(candidate, name), name) for name in self._near(candidate))
+            for name in sorted(self._by_id.get((kind, _ids(candidate).get(kind, "")), ())):
+                found.setdefault(name, Match(name, f"same {label}"))
+        title = normal(candidate.title)
+        alike = ((self._alike(candidate, title, name), name) for name in self._near(title))
         for ratio, name in sorted(((r, n) for r, n in alike if r), key=lambda pair: (-pair[0], pair[1])):
             why = "near-equal title within a year" if ratio >= SAME_TITLE else "title and authors"
             found.setdefault(name, Match(name, why))
         return list(found.values())
 
-    def _near(self, candidate: Candidate) -> set[str]:
-        return {name for pair in _pairs(normal(candidate.title)) for name in self._by_pair.get(pair, ())}
+    def _near(self, title: str) -> set[str]:
+        return {name for pair in self._rarest(title)[:LOOKED_UP] for name in self._by_pair.get(pair, ())}
 
-    def _alike(self, candidate: Candidate, name: str) -> float:
+    def _rarest(self, title: str) -> list[str]:
+        return sorted(_pairs(title), key=lambda pair: (self._common[pair], pair))
+
+    def _alike(self, candidate: Candidate, title: str, name: str) -> float:
         """The ratio of the titles when it decides, else 0."""
         other = self.papers[name]
-        ratio = fuzz.ratio(normal(candidate.title), self._titles[name], score_cutoff=LIKE_TITLE)
+        ratio = fuzz.ratio(title, self._titles[name], score_cutoff=LIKE_TITLE)
         if not ratio or not _within_a_year(candidate, other):
             return 0.0
         return ratio if ratio >= SAME_TITLE or shared_authors(candidate, other) >= SAME_AUTHORS else 0.0
@@ -136,8 +141,10 @@ def twins(papers: Iterable[Paper]) -> Iterator[tuple[Paper, Paper]]:
 def sort_key(candidate: Candidate) -> tuple[str, ...]:
     """An order of candidates by what they say, not by where they stand: earliest first, then by title and ids."""
     day = candidate.first_public
-    ids = (candidate.ids.get(kind, "") for kind in LABELS)  # type: ignore[call-overload]
-    rest = (candidate.venue or "", candidate.type or "", candidate.stage or "", *sorted(candidate.links.values()))
+    ids = (dict(candidate.ids).get(kind, "") for kind in LABELS)
+    words = (candidate.venue, candidate.type, candidate.stage, candidate.slug, candidate.nickname)
+    lists = (candidate.authors, sorted(candidate.links.values()), candidate.tags, candidate.unsure)
+    rest = (*(word or "" for word in words), *("\n".join(each) for each in lists))
     return (day.isoformat() if day else "9999", normal(candidate.title), candidate.title, *ids, *rest)
 
 
@@ -155,6 +162,13 @@ def shared_authors(one: Candidate, other: Candidate) -> float:
     """The share of the shorter author list that stands in the other, by family name and first initial."""
     mine, theirs = ({_person(name) for name in each.authors} for each in (one, other))
     return len(mine & theirs) / min(len(mine), len(theirs)) if mine and theirs else 0.0
+
+
+def _ids(candidate: Candidate) -> dict[str, str]:
+    """The ids without regard to case, and the ACL id that a DOI of the ACL holds."""
+    held = {str(kind): value.casefold() for kind, value in candidate.ids.items()}
+    acl = held.get("doi", "").partition("10.18653/v1/")[2]
+    return {"acl": acl, **held} if acl else held
 
 
 def _person(name: str) -> tuple[str, str]:

@@ -8,9 +8,10 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from catalog import atomic, canonical
-from catalog.papers import FILE, Document, parse, validate
+from catalog.papers import FILE, Document, validate
 from catalog.problems import Problem, RefusedError
 
+Change = Callable[[CommentedMap], None]
 BOM = b"\xef\xbb\xbf"
 
 
@@ -19,12 +20,34 @@ def insert(document: Document, entries: Iterable[Mapping[str, Any]]) -> str:
 
     An entry is a mapping in the form of `schema.Paper`; RefusedError names what does not fit.
     """
+    return revise(document, entries, {})
+
+
+def amend(document: Document, slug: str, change: Change) -> str:
+    """The text of the document with one entry changed in place and written canonically, its comments kept."""
+    return revise(document, (), {slug: change})
+
+
+def revise(document: Document, entries: Iterable[Mapping[str, Any]], changes: Mapping[str, Change]) -> str:
+    """The text of the document with new entries inserted and others changed, as `insert` and `amend` do it."""
     lines, bounds = _lines(document)
     keys = [canonical.sort_key(entry) for entry in document.entries]
-    for entry in sorted(entries, key=canonical.sort_key, reverse=True):  # from the end, so that bounds hold
+    edits: list[tuple[int, int, str]] = []
+    for entry in sorted(entries, key=canonical.sort_key):
         block = text(entry)
         place = bisect_right(keys, canonical.sort_key(entry))
-        lines[bounds[place] : bounds[place]] = [f"{block}\n\n" if place == 0 else f"\n{block}\n"]
+        edits.append((bounds[place], bounds[place], f"{block}\n\n" if place == 0 else f"\n{block}\n"))
+    slugs = {str(entry.get("id")): index for index, entry in reversed(list(enumerate(document.entries)))}
+    for slug, change in changes.items():
+        if slug not in slugs:
+            raise RefusedError([Problem("unknown-paper", f"{FILE}:1", slug, f"no entry '{slug}'", "see `hft list`")])
+        begin, end = bounds[slugs[slug]], bounds[slugs[slug] + 1]
+        begin += next(n for n, line in enumerate(lines[begin:end]) if line.strip())
+        own = [line.rstrip() for line in lines[begin:end] if line.strip()]
+        edits.append((begin, end, _fitting(canonical.entry_text(own, change)[1]) + "\n"))
+    edits.sort(key=lambda edit: edit[:2])
+    for begin, end, new in reversed(edits):  # from the end, so that line numbers hold
+        lines[begin:end] = [new]
     return "".join(lines)
 
 
@@ -41,20 +64,7 @@ def without(document: Document, slug: str) -> Document:
     if index == 0:  # the blank line that parts it from the next entry goes with it
         end += next((n for n, line in enumerate(lines[end:]) if line.strip()), 0)
     rest = "".join(lines[:begin] + lines[end:])
-    return Document(document.path, rest, parse(rest))
-
-
-def amend(document: Document, slug: str, change: Callable[[CommentedMap], None]) -> str:
-    """The text of the document with one entry changed in place and written canonically, its comments kept."""
-    index = next((n for n, entry in enumerate(document.entries) if entry.get("id") == slug), None)
-    if index is None:
-        raise RefusedError([Problem("unknown-paper", f"{FILE}:1", slug, f"no entry '{slug}'", "see `hft list`")])
-    lines, bounds = _lines(document)
-    begin, end = bounds[index], bounds[index + 1]
-    begin += next(n for n, line in enumerate(lines[begin:end]) if line.strip())
-    own = [line.rstrip() for line in lines[begin:end] if line.strip()]
-    lines[begin:end] = [_fitting(canonical.entry_text(own, change)[1]) + "\n"]
-    return "".join(lines)
+    return Document(document.path, rest)
 
 
 def save(path: Path, text: str) -> None:
@@ -80,7 +90,7 @@ def _lines(document: Document) -> tuple[list[str], list[int]]:
 
 def _fitting(text: str) -> str:
     """The text of one entry, once it is shown to fit the schema when read back."""
-    _, problems = validate(Document(Path(FILE), text, parse(f"papers:\n{text}\n")))
+    _, problems = validate(Document(Path(FILE), f"papers:\n{text}\n"))
     if problems := [problem for problem in problems if problem.paper]:
         raise RefusedError(problems)
     return text

@@ -42,6 +42,22 @@ class Paper(SQLModel, table=True):
     note: str | None
 
 
+class Excluded(SQLModel, table=True):
+    """A candidate that was looked at and left out; `date` is YYYY-MM where the day was not seen."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    title: str
+    date: str
+    arxiv: str | None = Field(unique=True)
+    openreview: str | None = Field(unique=True)
+    doi: str | None = Field(unique=True)
+    acl: str | None = Field(unique=True)
+    decision: str
+    rule: str = Field(index=True)
+    why: str | None
+    decided: datetime.date
+
+
 class Author(SQLModel, table=True):
     """A person as papers print the name."""
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog import contrasts, exporters
+from catalog import contrasts
 from catalog.atlas import Atlas
+from catalog.exports import bibtex
 from catalog.measured import Failure
 from catalog.meta.effects import Estimate
 from catalog.pages import pictures, sheets, stress, sweeps, words
@@ -70,7 +71,7 @@ def page(atlas: Atlas, paper: Paper, figures: Path) -> Page:
         figures=[pictures.study(figure, figures) for figure in atlas.figures if figure.paper == paper.id],
         failures=failures,
         records=[f"reproduce/results/{testbed}/{paper.id}" for testbed in sorted(testbeds)],
-        bibtex=exporters.bibtex(paper, atlas.head.venues),
+        bibtex=bibtex.bibliography([paper], atlas.head.venues, names=atlas.citation_keys),
     )
 
 
