@@ -26,7 +26,7 @@ BASELINES = {"sft": "SFT, undefended", "non-aligned": "Never aligned"}
 
 @dataclass(frozen=True, kw_only=True)
 class Atlas:
-    """Catalogue entries by id and what was measured for them; `calibrations` by testbed; what was left out, by which rule.
+    """Catalogue entries by id, what was left out by which rule, and what was measured; `calibrations` by testbed.
 
     `tuning` are the cells on validation prompts that chose the knobs of the defenses; nothing else shows them.
     """
@@ -78,7 +78,7 @@ class Atlas:
 
 
 def read(root: Path) -> Atlas:
-    """Read papers.yaml, excluded.yaml and the run records of a checkout. Raises RefusedError when a record was edited."""
+    """Read papers.yaml, excluded.yaml and the run records of a checkout; RefusedError when a record was edited."""
     head, entries = papers.load(root / "papers.yaml")
     _, records = integrity.reproduction(root)
     tuning = list(record.read(root / "reproduce/tuning"))

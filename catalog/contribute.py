@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from catalog import dedupe, editing, entries, ids, lint, schema, snapshot
+from catalog import dedupe, editing, entries, excluded, ids, lint, schema, snapshot
 from catalog.candidates import Candidate
 from catalog.papers import FILE, Catalogue, Document, read, validate
 from catalog.problems import Problem, RefusedError
@@ -68,6 +68,7 @@ def add(path: Path, paper: Candidate, server: Server | None, today: datetime.dat
     match = dedupe.find(paper, known)
     if match and not (waiting and paper.title):
         return _there(catalogue, match, paper, notes)
+    refuse_excluded(path.parent, paper)
     if match:
         document = editing.without(document, match.id)
     taken = {each.id for each in catalogue.papers} - {match.id if match else ""}
@@ -77,6 +78,17 @@ def add(path: Path, paper: Candidate, server: Server | None, today: datetime.dat
     editing.save(path, new)
     line = new.splitlines().index(f"  - id: {drafted.entry['id']}") + 1
     return Outcome(drafted.entry["id"], f"{FILE}:{line}", None, drafted.unsure, notes, editing.text(drafted.entry))
+
+
+def refuse_excluded(root: Path, paper: Candidate) -> None:
+    """RefusedError when the paper was looked at and left out before: a decision is a precedent."""
+    left_out = excluded.read(root)
+    known = {str(n): Candidate(each.title, ids=dict(each.ids.given())) for n, each in enumerate(left_out)}
+    if match := dedupe.find(paper, dedupe.Known(known)):
+        entry = left_out[int(match.id)]
+        message = f"'{entry.title}' was left out on {entry.decided} by the rule {entry.rule} of {excluded.SCOPE}"
+        fix = f"if that no longer holds, say why and remove it from {excluded.FILE} in the same change"
+        raise RefusedError([Problem("excluded", excluded.FILE, "", message, fix)])
 
 
 def refuse_unsound(head: schema.Head, entry: dict[str, Any]) -> None:

@@ -4,13 +4,14 @@ import datetime
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 from rapidfuzz import fuzz
 
-from catalog import ids
+from catalog import ids, papers
 from catalog.papers import Catalogue, parse, plain
 from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.schema import Ids, Slug, Strict, Text
@@ -20,7 +21,11 @@ SCOPE = "SCOPE.md"
 SCHEMA_FILE = Path(__file__).with_name("excluded.schema.json")
 SAME_TITLE = 95.0  # rapidfuzz ratio; 100 means equal
 
-Day = datetime.date | Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]
+Month = Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]
+Day = Annotated[
+    Annotated[datetime.date, Tag("day")] | Annotated[Month, Tag("month")],
+    Discriminator(lambda value: "day" if isinstance(value, datetime.date) else "month"),
+]
 
 
 class Excluded(Strict):
@@ -99,9 +104,8 @@ def _read(root: Path) -> tuple[list[tuple[int, Excluded]], list[Problem]]:
     try:
         data = parse(path.read_text(encoding="utf-8-sig"))
     except RefusedError as refused:
-        return [], [
-            Problem(p.code, p.where.replace("papers.yaml", FILE), "", p.message, p.fix) for p in refused.problems
-        ]
+        here = [problem.where.replace(papers.FILE, FILE) for problem in refused.problems]
+        return [], [replace(problem, where=where) for problem, where in zip(refused.problems, here, strict=True)]
     raw = data.get("excluded")
     if not isinstance(raw, list) or data.get("schema") != 1:
         fix = "write `schema: 1` and `excluded:` with entries"
@@ -138,9 +142,8 @@ def _both(entries: list[tuple[int, Excluded]], catalogue: Catalogue) -> Iterator
     for line, entry in entries:
         found = {by_id[name] for name in entry.ids.given().items() if name in by_id}
         title, year = _plain(entry.title), entry.month[0]
-        found |= {
-            id_ for id_, when, other in titles if abs(when - year) <= 1 and fuzz.ratio(title, other) >= SAME_TITLE
-        }
+        near = [(name, other) for name, when, other in titles if abs(when - year) <= 1]
+        found |= {name for name, other in near if fuzz.ratio(title, other) >= SAME_TITLE}
         for paper in sorted(found):
             message = f"'{entry.title}' is left out here and stands in papers.yaml as '{paper}'"
             yield Problem("both-in-and-out", f"{FILE}:{line}", paper, message, "remove it from one of the two")

@@ -76,12 +76,8 @@ def environment(atlas: Atlas) -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    env.filters |= {
-        "md": words.markdown,
-        "conditions": paper.conditions,
-        "threat": paper.threat,
-        "addresses": ids.links,
-    }
+    env.filters |= {"md": words.markdown, "conditions": paper.conditions, "threat": paper.threat}
+    env.filters |= {"addresses": ids.links}
     env.globals |= {"atlas": atlas, "words": words, "columns": sheets.columns, "costed": sheets.costed}
     env.globals |= {"status": paper.status, "standing": boards.standing, "aside": boards.aside}
     env.globals |= {"stressed": stress.worst, "costs": costs.ratios, "divided": divided}

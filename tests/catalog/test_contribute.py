@@ -184,6 +184,18 @@ def test_what_cannot_be_added_is_refused_and_changes_nothing(
     assert sorted(file.name for file in project.iterdir()) == ["README.md", "papers.yaml"]
 
 
+def test_what_was_left_out_is_not_added_without_a_word(project: Path, hft: Any) -> None:
+    (project / "excluded.yaml").write_text(
+        'schema: 1\nexcluded:\n  - {title: "Roots in Rows", ids: {arxiv: "2412.07097"}, date: 2024-12-10,\n'
+        "     decision: out, rule: no-fine-tuning, decided: 2026-11-20}\n"
+    )
+    before = (project / "papers.yaml").read_bytes()
+    result = hft("add", "2412.07097", "--offline")
+    assert result.exit_code == 1
+    assert "left out on 2026-11-20 by the rule no-fine-tuning" in result.stderr
+    assert (project / "papers.yaml").read_bytes() == before
+
+
 def test_an_id_that_arxiv_does_not_know_is_refused(project: Path, arxiv: ArxivServer) -> None:
     unknown = Candidate("", ids={"arxiv": "2412.99999"}, origin="test")
     with pytest.raises(RefusedError, match="does not know"):
