@@ -135,7 +135,7 @@ def test_hostile_answers_are_text_or_refused(project: Path, submit: Any, field: 
         assert re.fullmatch(r"\[paper\] [a-z0-9-]+", pull["title"])
         assert pull["head"] == "paper/issue-12"
     for shown in (comment, pull["body"] if pull else ""):
-        outside = without_code(shown)
+        outside = re.sub(r"`[a-z0-9-]+`", "", without_code(shown))  # a slug may have any words of a title
         assert not re.search(r"@\w|[<]\w|!\[|\]\(|pwned|evil|::", outside), outside
         assert re.findall(r"#\d+", outside) in ([], ["#12"])
 
