@@ -161,6 +161,12 @@ def test_commands_that_scripts_call_exist_with_their_options() -> None:
     assert {"check", "fmt", "form", "entry", "tests", "report", "release", "site", "readme", "build"} <= called
 
 
+def test_a_failure_inside_a_pipe_stops_the_job() -> None:
+    """bash named as shell runs with -o pipefail, the default without a name does not (docs.github.com, `defaults.run`)."""
+    for path in WORKFLOWS:
+        assert load(path)["defaults"]["run"]["shell"] == "bash", path.stem
+
+
 def test_make_targets_that_scripts_call_exist() -> None:
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
     for _, script in scripts():
