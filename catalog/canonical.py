@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from catalog import schema
+from catalog import excluded, schema
 from catalog.papers import FILE, Document, parse, plain, read, round_trip, unquoted
 from catalog.problems import Problem, RefusedError
 
@@ -208,10 +208,14 @@ def _assert_kept(document: Document, text: str) -> None:
 
 
 def write(root: Path, *, dry: bool = False) -> list[str]:
-    """Bring papers.yaml and its JSON Schema into canonical form; return the names of files that change(d)."""
+    """Bring papers.yaml and the JSON Schemas into canonical form; return the names of files that change(d)."""
     path = root / FILE
     document = read(path)
-    wanted = {path: canonical(document), schema.SCHEMA_FILE: schema.json_schema()}
+    wanted = {
+        path: canonical(document),
+        schema.SCHEMA_FILE: schema.json_schema(),
+        excluded.SCHEMA_FILE: excluded.json_schema(),
+    }
     changed = {
         file: text for file, text in wanted.items() if not file.is_file() or file.read_text(encoding="utf-8") != text
     }

@@ -29,10 +29,12 @@ SAME_AUTHORS = 0.5
 """The share of the shorter author list that must stand in the other."""
 YEAR = 366
 KEYS = 8
-"""So many of a title's rarest word pairs stand in the index; all of a title's pairs are looked up.
+"""So many of a title's rarest keys stand in the index, and so many are looked up: all would grow with the square.
 
-Each misprint spoils two pairs, so titles with misprints in three words are found; shorter titles stand there by word.
+Keys are pairs of neighbouring words. A misprint spoils two of them, so up to three misprints leave one to be found.
 """
+SHORT = 6
+"""Titles of at most so many words also stand in the index by word."""
 LABELS = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
 
 
@@ -57,13 +59,11 @@ class Known:
         self._titles = {name: normal(paper.title) for name, paper in self.papers.items()}
         self._by_id: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._by_key: dict[str, list[str]] = defaultdict(list)
-        common = Counter(pair for title in self._titles.values() for pair in _pairs(title))
+        self._common = Counter(key for title in self._titles.values() for key in _keys(title))
         for name, title in self._titles.items():
-            for key in _ids(self.papers[name]).items():
-                self._by_id[key].append(name)
-            keys = sorted(_pairs(title), key=lambda pair: (common[pair], pair))[:KEYS]
-            words = set(title.split()) if title.count(" ") < KEYS else set[str]()
-            for key in words.union(keys):
+            for pair in _ids(self.papers[name]).items():
+                self._by_id[pair].append(name)
+            for key in self._rarest(title):
                 self._by_key[key].append(name)
 
     @classmethod
@@ -77,20 +77,24 @@ class Known:
         for kind, label in LABELS.items():
             for name in sorted(self._by_id.get((kind, _ids(candidate).get(kind, "")), ())):
                 found.setdefault(name, Match(name, f"same {label}"))
-        alike = ((self._alike(candidate, name), name) for name in self._near(candidate))
+        title = normal(candidate.title)
+        alike = ((self._alike(candidate, title, name), name) for name in self._near(title))
         for ratio, name in sorted(((r, n) for r, n in alike if r), key=lambda pair: (-pair[0], pair[1])):
             why = "near-equal title within a year" if ratio >= SAME_TITLE else "title and authors"
             found.setdefault(name, Match(name, why))
         return list(found.values())
 
-    def _near(self, candidate: Candidate) -> set[str]:
-        title = normal(candidate.title)
-        return {name for key in _pairs(title).union(title.split()) for name in self._by_key.get(key, ())}
+    def _near(self, title: str) -> set[str]:
+        return {name for key in self._rarest(title) for name in self._by_key.get(key, ())}
 
-    def _alike(self, candidate: Candidate, name: str) -> float:
+    def _rarest(self, title: str) -> list[str]:
+        known = [key for key in _keys(title) if self._common[key]]
+        return sorted(known, key=lambda key: (self._common[key], key))[:KEYS]
+
+    def _alike(self, candidate: Candidate, title: str, name: str) -> float:
         """The ratio of the titles when it decides, else 0."""
         other = self.papers[name]
-        ratio = fuzz.ratio(normal(candidate.title), self._titles[name], score_cutoff=LIKE_TITLE)
+        ratio = fuzz.ratio(title, self._titles[name], score_cutoff=LIKE_TITLE)
         if not ratio or not _within_a_year(candidate, other):
             return 0.0
         return ratio if ratio >= SAME_TITLE or shared_authors(candidate, other) >= SAME_AUTHORS else 0.0
@@ -184,6 +188,8 @@ def _within_a_year(one: Candidate, other: Candidate) -> bool:
     return days[0] is None or days[1] is None or abs((days[0] - days[1]).days) <= YEAR
 
 
-def _pairs(title: str) -> set[str]:
-    """Neighbouring words of a normalised title, and the title without spaces."""
-    return {f"{one} {two}" for one, two in pairwise(title.split())} | {title.replace(" ", "")}
+def _keys(title: str) -> set[str]:
+    """Neighbouring words of a normalised title, the title without spaces, and the words of a short one."""
+    words = title.split()
+    pairs = {f"{one} {two}" for one, two in pairwise(words)} | {"".join(words)}
+    return pairs.union(words) if len(words) <= SHORT else pairs

@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from catalog import atomic, canonical
-from catalog.papers import FILE, Document, parse, validate
+from catalog.papers import FILE, Document, validate
 from catalog.problems import Problem, RefusedError
 
 Change = Callable[[CommentedMap], None]
@@ -64,7 +64,7 @@ def without(document: Document, slug: str) -> Document:
     if index == 0:  # the blank line that parts it from the next entry goes with it
         end += next((n for n, line in enumerate(lines[end:]) if line.strip()), 0)
     rest = "".join(lines[:begin] + lines[end:])
-    return Document(document.path, rest, parse(rest))
+    return Document(document.path, rest)
 
 
 def save(path: Path, text: str) -> None:
@@ -90,7 +90,7 @@ def _lines(document: Document) -> tuple[list[str], list[int]]:
 
 def _fitting(text: str) -> str:
     """The text of one entry, once it is shown to fit the schema when read back."""
-    _, problems = validate(Document(Path(FILE), text, parse(f"papers:\n{text}\n")))
+    _, problems = validate(Document(Path(FILE), f"papers:\n{text}\n"))
     if problems := [problem for problem in problems if problem.paper]:
         raise RefusedError(problems)
     return text

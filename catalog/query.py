@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 from sqlmodel import Session, col, select
 
 from catalog import schema
-from catalog.tables import Author, Authorship, Paper, Run, Tag, Tagging
+from catalog.tables import Author, Authorship, Category, Paper, Preprint, Run, Tag, Tagging
 from catalog.taxonomy import PaperType, Stage, Status
 
 
@@ -69,13 +69,13 @@ def tags(engine: Engine) -> dict[str, str]:
 
 
 def search(engine: Engine, words: str, limit: int = 20) -> list[Hit]:
-    """Papers with all words in title, authors, tags, claims or ids, best first; the last may be cut short."""
+    """Papers with all words in any indexed text, arXiv's abstract included, best first; the last word may be cut short."""
     tokens = re.findall(r"\w+", words)
     if not tokens:
         return []
     match = " ".join(f'"{token}"' for token in tokens) + "*"
     query = text(
-        "SELECT s.id, p.title, -bm25(paper_search, 0, 10, 10, 5, 4, 2, 8) AS score, "
+        "SELECT s.id, p.title, -bm25(paper_search, 0, 10, 10, 5, 4, 2, 8, 1, 1) AS score, "
         "snippet(paper_search, -1, '[', ']', '…', 16) AS snippet "
         "FROM paper_search AS s JOIN paper AS p ON p.id = s.id "
         "WHERE paper_search MATCH :match ORDER BY score DESC, s.id LIMIT :limit"
@@ -86,16 +86,20 @@ def search(engine: Engine, words: str, limit: int = 20) -> list[Hit]:
 
 
 def show(engine: Engine, paper: schema.Paper) -> dict[str, Any]:
-    """Everything known of one paper, ready for JSON: entry, addresses, status, number of runs by state."""
+    """Everything known of one paper, ready for JSON: entry, addresses, status, runs by state, what arXiv says."""
     with Session(engine) as session:
         row = session.get_one(Paper, paper.id)
+        preprint = session.get(Preprint, paper.id)
+        in_order = select(Category.name).where(Category.paper == paper.id).order_by(col(Category.position))
+        categories = list(session.exec(in_order).all())
         states = session.exec(select(Run.testbed, Run.status).where(Run.paper == paper.id)).all()
     runs: dict[str, dict[str, int]] = {}
     for testbed, status in states:
         counts = runs.setdefault(testbed, {})
         counts[status] = counts.get(status, 0) + 1
     entry = paper.model_dump(mode="json", exclude_none=True)
-    return {**entry, "links": paper.addresses(), "status": row.status, "runs": runs}
+    said = {**preprint.model_dump(mode="json", exclude={"paper"}), "categories": categories} if preprint else None
+    return {**entry, "links": paper.addresses(), "status": row.status, "runs": runs, "arxiv": said}
 
 
 def runs(engine: Engine, paper: str | None = None, testbed: str | None = None) -> pd.DataFrame:

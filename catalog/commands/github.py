@@ -62,6 +62,22 @@ def tests(
 
 
 @app.command()
+def report(
+    title: Annotated[str, typer.Argument(help="Title of the pull request.")],
+    logs: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="What commands printed.")],
+    branch: Annotated[str, typer.Option(help="Branch it comes from.")],
+    output: Folder,
+) -> None:
+    """Write a pull request that shows what commands printed."""
+    from catalog.github import markdown, proposal
+
+    shown = [f"`{log.name}`\n\n{markdown.fenced(log.read_text(encoding='utf-8', errors='replace'))}" for log in logs]
+    output.mkdir(parents=True, exist_ok=True)
+    with refusals():
+        proposal.write_pull(output, title, branch, markdown.joined(shown))
+
+
+@app.command()
 def release(tag: Annotated[str, typer.Argument(help="The tag, as in v0.1.0.")], output: Output) -> None:
     """Check that all files agree with a tag, and write its release notes."""
     from catalog import atomic

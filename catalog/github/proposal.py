@@ -20,8 +20,8 @@ BRANCH = "paper/issue-{}"
 def propose(root: Path, event: Path, folder: Path, server: Server | None, today: datetime.date) -> bool:
     """Add the paper of a form to the catalogue in `root`; whether there is something to propose.
 
-    Writes into `folder` comment.json (the answer to the issue) and, when an entry was added, pull.json (the pull
-    request), both request bodies for GitHub's API. RefusedError leaves papers.yaml as it was and is told in
+    Writes into `folder` comment.json (the answer to the issue) and, when an entry was added, the pull request: all
+    request bodies for GitHub's API. RefusedError leaves papers.yaml as it was and is told in
     comment.json as well.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,16 +40,17 @@ def propose(root: Path, event: Path, folder: Path, server: Server | None, today:
     parts = [f"Closes #{submission.number}", "The entry, made from the form:", fenced(outcome.text, "yaml")]
     if outcome.unsure:
         parts.append(f"Guessed, to be looked up: {', '.join(outcome.unsure)}.")
-    pull = payload(
-        title=f"[paper] {outcome.id}",
-        head=BRANCH.format(submission.number),
-        base="main",
-        body=joined([*parts, *_notes(outcome)]),
-        maintainer_can_modify=True,
-    )
-    atomic.write(folder / "pull.json", pull)
+    title, body = f"[paper] {outcome.id}", joined([*parts, *_notes(outcome)])
+    write_pull(folder, title, BRANCH.format(submission.number), body)
     _comment(folder, [f"A pull request adds this as `{outcome.id}`; a maintainer will look at it."])
     return True
+
+
+def write_pull(folder: Path, title: str, branch: str, body: str) -> None:
+    """Write the request bodies that open a pull request (pull.json) and that renew an open one (update.json)."""
+    text = {"title": title, "body": body}
+    atomic.write(folder / "pull.json", payload(**text, head=branch, base="main", maintainer_can_modify=True))
+    atomic.write(folder / "update.json", payload(**text))
 
 
 def candidate(submission: form.Submission) -> Candidate:

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from catalog import atlas as atlases
-from catalog import charts, costs, measured
+from catalog import charts, costs, ids, measured
 from catalog.atlas import Atlas
 from catalog.pages import boards, combinations, matrix, paper, pictures, sheets, stress, words
 from catalog.schema import Paper
@@ -62,6 +62,7 @@ def generate(atlas: Atlas, out: Path) -> None:
     by_condition, by_attack = matrix.by_condition(atlas), matrix.by_attack(atlas)
     _write(env, "matrix.md.j2", out / "matrix.md", conditions=by_condition, attacks=by_attack)
     _write(env, "combinations.md.j2", out / "combinations.md", page=combinations.combinations(atlas, figures))
+    _write(env, "excluded.md.j2", out / "excluded.md", excluded=atlas.excluded, rules=atlas.rules)
     _parts(env, atlas, out)
     measured.frame(atlas.cells).to_csv(out / "measured.csv", index=False)
 
@@ -76,9 +77,10 @@ def environment(atlas: Atlas) -> Environment:
         undefined=StrictUndefined,
     )
     env.filters |= {"md": words.markdown, "conditions": paper.conditions, "threat": paper.threat}
+    env.filters |= {"addresses": ids.links}
     env.globals |= {"atlas": atlas, "words": words, "columns": sheets.columns, "costed": sheets.costed}
     env.globals |= {"status": paper.status, "standing": boards.standing, "aside": boards.aside}
-    env.globals |= {"stressed": stress.worst, "costs": costs.ratios}
+    env.globals |= {"stressed": stress.worst, "costs": costs.ratios, "divided": divided}
     return env
 
 
@@ -92,6 +94,14 @@ def by_stage(title: str, papers: list[Paper]) -> list[tuple[str, list[Paper]]]:
     groups = {stage: newest([p for p in papers if p.stage == stage]) for stage in words.STAGES}
     found = [(f"{stage.capitalize()} stage", group) for stage, group in groups.items() if group]
     return found or [(f"All {title.lower()}", newest(papers))]
+
+
+def divided(atlas: Atlas, papers: list[Paper]) -> tuple[list[Paper], list[Paper]]:
+    """Papers with a measured number or finding, and those without, each in their order."""
+    studied = {finding.paper for finding in atlas.findings}
+    runs = ("attack", "defense")
+    done = [p for p in papers if (boards.standing(atlas, p.id) if p.type in runs else p.id in studied)]
+    return done, [p for p in papers if p not in done]
 
 
 def newest(papers: list[Paper]) -> list[Paper]:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog import contrasts, exporters
+from catalog import contrasts
 from catalog.atlas import Atlas
+from catalog.exports import bibtex
 from catalog.measured import Failure
 from catalog.meta.effects import Estimate
 from catalog.pages import pictures, sheets, stress, sweeps, words
@@ -46,6 +47,7 @@ class Page:
     figures: list[Picture]
     failures: tuple[Failure, ...]
     records: list[str]
+    near: list[Paper]
     bibtex: str
 
 
@@ -70,7 +72,8 @@ def page(atlas: Atlas, paper: Paper, figures: Path) -> Page:
         figures=[pictures.study(figure, figures) for figure in atlas.figures if figure.paper == paper.id],
         failures=failures,
         records=[f"reproduce/results/{testbed}/{paper.id}" for testbed in sorted(testbeds)],
-        bibtex=exporters.bibtex(paper, atlas.head.venues),
+        near=near(atlas, paper),
+        bibtex=bibtex.bibliography([paper], atlas.head.venues, names=atlas.citation_keys),
     )
 
 
@@ -148,6 +151,18 @@ def _bound(test: MetricTest) -> str:
     if test.margin > 0:
         return f"{test.better} by at least {unit}"
     return f"{worse} by at most {unit}" if size else f"not {worse}"
+
+
+def near(atlas: Atlas, paper: Paper, most: int = 6) -> list[Paper]:
+    """Papers that share the most tags with one, those of the same type and stage first, then the newest."""
+    own = set(paper.tags)
+    found = [other for other in atlas.papers.values() if own & set(other.tags) and other.id != paper.id]
+
+    def distance(other: Paper) -> tuple[int, int, int, str]:
+        alike = (other.type == paper.type) + (other.stage == paper.stage)
+        return -len(own & set(other.tags)), -alike, -other.date.toordinal(), other.id
+
+    return sorted(found, key=distance)[:most]
 
 
 def conditions(setting: Any) -> str:

@@ -34,7 +34,7 @@ ENTRY: dict[str, Any] = {
 
 
 def document(text: str) -> Document:
-    return Document(Path("papers.yaml"), text, papers.parse(text))
+    return Document(Path("papers.yaml"), text)
 
 
 def changes(old: str, new: str) -> tuple[str, str]:

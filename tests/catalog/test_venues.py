@@ -33,8 +33,7 @@ SPELLINGS = {
     ("EMNLP", 2024, "findings"): ["Findings of the Association for Computational Linguistics: EMNLP 2024"],
     ("ACL", 2025, "main"): [
         "ACL2025",
-        "Proceedings of the 63rd Annual Meeting of the Association for Computational Linguistics"
-        " (Volume 1: Long Papers), 2025",
+        "Annual Meeting of the Association for Computational Linguistics (Volume 1: Long Papers), 2025",
     ],
     ("NAACL", 2024, "main"): ["NAACL2024", "NAACL 2024 (short)"],
     ("COLM", 2025, "main"): ["COLM2025", "Conference on Language Modeling 2025"],
