@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from catalog import dedupe, editing, entries, lint, merging, schema
+from catalog import contribute, dedupe, editing, entries, lint, merging, schema
 from catalog.candidates import Candidate
 from catalog.importers.reading import Reading
 from catalog.papers import FILE, Catalogue, Document, Place
@@ -50,7 +50,7 @@ class Proposal:
 class _Proposed(Document):
     """A document in which some entries are proposals: their problems lie where they come from."""
 
-    origins: dict[int, tuple[str, str]]
+    origins: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def problem(self, code: str, place: Place, message: str, fix: str, *, warning: bool = False) -> Problem:
         """A problem at a place of the file, or of the file that was imported."""
@@ -132,6 +132,11 @@ def _new(
     today: datetime.date,
     report: Report,
 ) -> Proposal | None:
+    try:
+        contribute.refuse_excluded(catalogue.document.path.parent, candidate)
+    except RefusedError as refused:
+        report.problems += [replace(problem, where=candidate.origin, warning=True) for problem in refused.problems]
+        return None
     if missing := _missing(candidate, catalogue.head.venues if catalogue.head else ()):
         report.problems.append(missing)
         return None
@@ -273,7 +278,7 @@ def _problems(catalogue: Catalogue, proposals: list[Proposal]) -> Iterator[Probl
             papers.append(proposal.paper)
             places.append(number)
         origins[places[row]] = (proposal.candidate.origin, proposal.paper.id)
-    document = _Proposed(catalogue.document.path, "", catalogue.document.data, origins)
+    document = _Proposed(catalogue.document.path, catalogue.document.text, origins=origins)
     proposed = Catalogue(document, catalogue.head, papers, places)
     found = (problem for rule in lint.RULES for problem in rule(proposed))
     yield from (problem for problem in found if problem.where != FILE and problem.code != "unsure")

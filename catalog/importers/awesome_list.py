@@ -111,7 +111,8 @@ def _drafts(pieces: list[Piece]) -> Iterator[Draft]:
             before, *later = _at_dates(piece.text)
             _loose(draft, before)
             for date, text in later:
-                if (draft.links or (draft.title and draft.date)) and not piece.text[: piece.text.find(date)].rstrip().endswith("("):
+                is_aside = piece.text[: piece.text.find(date)].rstrip().endswith("(")
+                if (draft.links or (draft.title and draft.date)) and not is_aside:
                     yield draft
                     draft = Draft(piece.line + piece.text.count("\n", 0, piece.text.find(date)))
                 draft.date = draft.date or date
