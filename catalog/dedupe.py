@@ -28,7 +28,7 @@ LIKE_TITLE = 88.0
 SAME_AUTHORS = 0.5
 """The share of the shorter author list that must stand in the other."""
 YEAR = 366
-KEYS = 8
+KEYS = 12
 """So many of a title's rarest keys stand in the index, and so many are looked up: all would grow with the square.
 
 Keys are pairs of neighbouring words. A misprint spoils two of them, so up to three misprints leave one to be found.
