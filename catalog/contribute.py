@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from catalog import dedupe, editing, entries, ids, lint, schema
+from catalog import dedupe, editing, entries, excluded, ids, lint, schema, snapshot
 from catalog.candidates import Candidate
 from catalog.papers import FILE, Catalogue, Document, read, validate
 from catalog.problems import Problem, RefusedError
-from catalog.sources.arxiv import Server, fetch
+from catalog.sources.arxiv import Fetched, Server, fetch
+from catalog.venues import normalise
 
 GUESSED_TITLE = "title"
 
@@ -63,10 +64,11 @@ def add(path: Path, paper: Candidate, server: Server | None, today: datetime.dat
     waiting = match is not None and _is_waiting(catalogue, match.id)
     if match and match.by_id and not waiting:
         return _there(catalogue, match, paper)
-    paper, notes = _asked(paper, server)
+    paper, notes = _asked(paper, server, path.parent)
     match = dedupe.find(paper, known)
     if match and not (waiting and paper.title):
         return _there(catalogue, match, paper, notes)
+    refuse_excluded(path.parent, paper)
     if match:
         document = editing.without(document, match.id)
     taken = {each.id for each in catalogue.papers} - {match.id if match else ""}
@@ -76,6 +78,17 @@ def add(path: Path, paper: Candidate, server: Server | None, today: datetime.dat
     editing.save(path, new)
     line = new.splitlines().index(f"  - id: {drafted.entry['id']}") + 1
     return Outcome(drafted.entry["id"], f"{FILE}:{line}", None, drafted.unsure, notes, editing.text(drafted.entry))
+
+
+def refuse_excluded(root: Path, paper: Candidate) -> None:
+    """RefusedError when the paper was looked at and left out before: a decision is a precedent."""
+    left_out = excluded.read(root)
+    known = {str(n): Candidate(each.title, ids=dict(each.ids.given())) for n, each in enumerate(left_out)}
+    if match := dedupe.find(paper, dedupe.Known(known)):
+        entry = left_out[int(match.id)]
+        message = f"'{entry.title}' was left out on {entry.decided} by the rule {entry.rule} of {excluded.SCOPE}"
+        fix = f"if that no longer holds, say why and remove it from {excluded.FILE} in the same change"
+        raise RefusedError([Problem("excluded", excluded.FILE, "", message, fix)])
 
 
 def refuse_unsound(head: schema.Head, entry: dict[str, Any]) -> None:
@@ -104,32 +117,32 @@ def _there(catalogue: Catalogue, match: dedupe.Match, paper: Candidate, notes: I
     return Outcome(match.id, where, match.why, entry.unsure, (*notes, *more))
 
 
-def _asked(paper: Candidate, server: Server | None) -> tuple[Candidate, tuple[str, ...]]:
-    """The paper with what arXiv says of it, and what went wrong."""
+def _asked(paper: Candidate, server: Server | None, root: Path) -> tuple[Candidate, tuple[str, ...]]:
+    """The paper with what arXiv says of it, or said when the snapshot was made, and what a user should know."""
     arxiv = paper.ids.get("arxiv")
-    if arxiv is None or server is None:
+    if arxiv is None:
         return paper, ()
-    answer = fetch([arxiv], server)
+    answer = fetch([arxiv], server) if server else Fetched()
     if arxiv in answer.missing:
         message = f"arXiv does not know {arxiv}"
         raise RefusedError([Problem("unknown-id", FILE, "", message, "look the id up, or add --offline to insist")])
-    if arxiv not in answer.found:
-        return paper, (f"arXiv gave no answer ({answer.trouble or answer.failed.get(arxiv)})",)
-    facts = answer.found[arxiv]
+    silence = answer.trouble or answer.failed.get(arxiv)
+    notes = (f"arXiv gave no answer ({silence})",) if silence else ()
+    facts = answer.found.get(arxiv) or snapshot.load(root).papers.get(arxiv)
+    if facts is None:
+        return paper, notes
     doi = {"doi": facts.doi.lower()} if facts.doi and "doi" not in paper.ids else {}
     told = replace(
         paper,
         title=paper.title or facts.title,
-        authors=paper.authors or facts.authors,
+        authors=paper.authors or tuple(facts.authors),
         date=paper.date or facts.published,
         ids={**paper.ids, **doi},
         venue=paper.venue or _published(facts.journal_ref, facts.comment, facts.published),
     )
-    return told, ("arXiv says it is withdrawn",) if facts.withdrawn else ()
+    return told, (*notes, "arXiv says it is withdrawn") if facts.withdrawn else notes
 
 
 def _published(journal: str | None, comment: str | None, date: datetime.date) -> str | None:
     """The text that names a venue, of the two places where arXiv's authors name one."""
-    from catalog.venues import normalise
-
     return next((text for text in (journal, comment) if text and normalise(text, date)), None)

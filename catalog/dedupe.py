@@ -28,10 +28,13 @@ LIKE_TITLE = 88.0
 SAME_AUTHORS = 0.5
 """The share of the shorter author list that must stand in the other."""
 YEAR = 366
-KEYS = 6
-"""So many of a title's rarest word pairs stand in the index."""
-LOOKED_UP = 8
-"""So many of a title's rarest word pairs are looked up: more would find common pairs, and grow with the square."""
+KEYS = 12
+"""So many of a title's rarest keys stand in the index, and so many are looked up: all would grow with the square.
+
+Keys are pairs of neighbouring words. A misprint spoils two of them, so up to three misprints leave one to be found.
+"""
+SHORT = 6
+"""Titles of at most so many words also stand in the index by word."""
 LABELS = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
 
 
@@ -55,13 +58,13 @@ class Known:
         self.papers = dict(papers)
         self._titles = {name: normal(paper.title) for name, paper in self.papers.items()}
         self._by_id: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self._by_pair: dict[str, list[str]] = defaultdict(list)
-        self._common = Counter(pair for title in self._titles.values() for pair in _pairs(title))
+        self._by_key: dict[str, list[str]] = defaultdict(list)
+        self._common = Counter(key for title in self._titles.values() for key in _keys(title))
         for name, title in self._titles.items():
-            for key in _ids(self.papers[name]).items():
-                self._by_id[key].append(name)
-            for pair in self._rarest(title)[:KEYS]:
-                self._by_pair[pair].append(name)
+            for pair in _ids(self.papers[name]).items():
+                self._by_id[pair].append(name)
+            for key in self._rarest(title):
+                self._by_key[key].append(name)
 
     @classmethod
     def of(cls, papers: Iterable[Paper]) -> Known:
@@ -82,10 +85,11 @@ class Known:
         return list(found.values())
 
     def _near(self, title: str) -> set[str]:
-        return {name for pair in self._rarest(title)[:LOOKED_UP] for name in self._by_pair.get(pair, ())}
+        return {name for key in self._rarest(title) for name in self._by_key.get(key, ())}
 
     def _rarest(self, title: str) -> list[str]:
-        return sorted(_pairs(title), key=lambda pair: (self._common[pair], pair))
+        known = [key for key in _keys(title) if self._common[key]]
+        return sorted(known, key=lambda key: (self._common[key], key))[:KEYS]
 
     def _alike(self, candidate: Candidate, title: str, name: str) -> float:
         """The ratio of the titles when it decides, else 0."""
@@ -184,6 +188,8 @@ def _within_a_year(one: Candidate, other: Candidate) -> bool:
     return days[0] is None or days[1] is None or abs((days[0] - days[1]).days) <= YEAR
 
 
-def _pairs(title: str) -> set[str]:
-    """Neighbouring words of a normalised title, and the title without spaces."""
-    return {f"{one} {two}" for one, two in pairwise(title.split())} | {title.replace(" ", "")}
+def _keys(title: str) -> set[str]:
+    """Neighbouring words of a normalised title, the title without spaces, and the words of a short one."""
+    words = title.split()
+    pairs = {f"{one} {two}" for one, two in pairwise(words)} | {"".join(words)}
+    return pairs.union(words) if len(words) <= SHORT else pairs

@@ -93,7 +93,7 @@ def slug(name: str, date: datetime.date, taken: Container[str]) -> str:
     words = re.findall(r"[a-z0-9]+", re.sub(r"['’]", "", plain))
     telling = [word for word in words if word not in SMALL_WORDS] or words or ["paper"]
     base = telling[0][:MAX_SLUG]
-    for word in telling[1:4]:
+    for word in telling[1:3]:
         base = f"{base}-{word}" if len(base) + len(word) < MAX_SLUG else base
     names = (base, f"{base}-{date.year}", *(f"{base}-{date.year}-{n}" for n in range(2, 10_000)))
     return next(each for each in names if each not in taken and each not in taxonomy.BASELINES)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from catalog import dedupe, editing, entries, lint, merging, schema
+from catalog import contribute, dedupe, editing, entries, lint, merging, schema
 from catalog.candidates import Candidate
 from catalog.importers.reading import Reading
 from catalog.papers import FILE, Catalogue, Document, Place
@@ -50,7 +50,7 @@ class Proposal:
 class _Proposed(Document):
     """A document in which some entries are proposals: their problems lie where they come from."""
 
-    origins: dict[int, tuple[str, str]]
+    origins: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def problem(self, code: str, place: Place, message: str, fix: str, *, warning: bool = False) -> Problem:
         """A problem at a place of the file, or of the file that was imported."""
@@ -132,6 +132,11 @@ def _new(
     today: datetime.date,
     report: Report,
 ) -> Proposal | None:
+    try:
+        contribute.refuse_excluded(catalogue.document.path.parent, candidate)
+    except RefusedError as refused:
+        report.problems += [replace(problem, where=candidate.origin, warning=True) for problem in refused.problems]
+        return None
     if missing := _missing(candidate, catalogue.head.venues if catalogue.head else ()):
         report.problems.append(missing)
         return None
@@ -194,7 +199,7 @@ def _gain(
         report.problems += [replace(problem, paper=match.id) for problem in wrong]
         return None
     differ = merging.differences(candidate, held, f"entry '{match.id}'")
-    fills = _fills(candidate, paper)
+    fills = {} if merging.retitled(candidate, held) else _fills(candidate, paper)
     report.problems += [each for each in differ if each.message.split()[0] not in fills]
     if not fills:
         report.duplicates.append({"id": match.id, "origins": origins, "why": match.why})
@@ -224,7 +229,7 @@ def _set(entry: dict[str, Any], place: str, value: Any) -> None:
     *above, key = place.split(".")
     for step in above:
         if entry.get(step) is None:
-            entry[step] = {}
+            entry[step] = type(entry)()  # in the file a mapping of ruamel, which stands on one line
         entry = entry[step]
     entry[key] = value
 
@@ -234,7 +239,8 @@ def _change(fills: dict[str, Any]) -> Callable[[CommentedMap], None]:
 
     def change(entry: CommentedMap) -> None:
         for place, value in fills.items():
-            _set(entry, place, DoubleQuotedScalarString(value) if place.startswith("ids.") else value)
+            written = DoubleQuotedScalarString(value) if place.startswith("ids.") else value
+            _set(entry, place, CommentedSeq(value) if isinstance(value, list) else written)
         if unsure := [key for key in entry.get("unsure", ()) if key in fills]:
             for key in unsure:
                 entry["unsure"].remove(key)
@@ -272,7 +278,7 @@ def _problems(catalogue: Catalogue, proposals: list[Proposal]) -> Iterator[Probl
             papers.append(proposal.paper)
             places.append(number)
         origins[places[row]] = (proposal.candidate.origin, proposal.paper.id)
-    document = _Proposed(catalogue.document.path, "", catalogue.document.data, origins)
+    document = _Proposed(catalogue.document.path, catalogue.document.text, origins=origins)
     proposed = Catalogue(document, catalogue.head, papers, places)
     found = (problem for rule in lint.RULES for problem in rule(proposed))
     yield from (problem for problem in found if problem.where != FILE and problem.code != "unsure")

@@ -27,6 +27,7 @@ def check(root: Path, catalogue: Catalogue) -> list[Problem]:
         *problems,
         *readme_is_current(root),
         *modules_have_entries(catalogue, modules),
+        *hooks_are_written(modules.values()),
         *records_have_entries(catalogue, records),
         *versions_follow_modules(catalogue, modules, records),
     ]
@@ -94,6 +95,15 @@ def modules_have_entries(catalogue: Catalogue, modules: dict[str, find.Module]) 
         message = f"no entry names the module {name}"
         fix = f"add `reproduction: {{module: {name}}}` to the entry of arXiv {modules[name].arxiv} in {FILE}"
         yield Problem("module-without-entry", f"reproduce/papers/{name}.py:1", "", message, fix)
+
+
+def hooks_are_written(modules: Iterable[find.Module]) -> Iterator[Problem]:
+    """No module has a hook as `hft new` left it: one that raises NotImplementedError."""
+    for module in modules:
+        for node in ast.walk(ast.parse(module.path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and "NotImplementedError" in ast.dump(node):
+                where = f"reproduce/papers/{module.name}.py:{node.lineno}"
+                yield Problem("hook-unwritten", where, "", "this hook is not written yet", "write it, or remove it")
 
 
 def records_have_entries(catalogue: Catalogue, records: Iterable[Record]) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from catalog.problems import Problem
 OTHER_PAPER = 60.0
 """`dedupe.likeness` of titles below which one id stands on two papers."""
 RETITLED = 90.0
+"""The likeness below which the titles of one id are told, and nothing else is taken over."""
 
 
 def merged(group: list[Candidate]) -> tuple[Candidate, list[Problem]]:
@@ -25,7 +26,8 @@ def merged(group: list[Candidate]) -> tuple[Candidate, list[Problem]]:
             problems += wrong
             continue
         problems += differences(other, first, first.origin)
-        first = _filled(first, other)
+        if not retitled(other, first):
+            first = _filled(first, other)
     return first, problems
 
 
@@ -53,13 +55,18 @@ def differences(one: Candidate, other: Candidate, name: str) -> Iterator[Problem
     mine, theirs = (venues.normalise(each.venue, each.first_public) if each.venue else None for each in (one, other))
     if mine and theirs and (mine.name, mine.track) != (theirs.name, theirs.track):
         told.append(("venue", f"{mine.name} {mine.year}", f"{theirs.name} {theirs.year}"))
-    if dedupe.likeness(one.title, other.title) < RETITLED:
+    if retitled(one, other):
         told.append(("title", f"'{one.title}'", f"'{other.title}'"))
     for what, value, held in told:
-        if value and held and value != held:
+        if value and held and str(value).rstrip("/") != str(held).rstrip("/"):
             fix = "nothing changed; correct the one that is wrong"
             message = f"{what} {value} differs from {held} of {name}"
             yield Problem("differs", one.origin, "", message, fix, warning=True)
+
+
+def retitled(one: Candidate, other: Candidate) -> bool:
+    """Whether the titles differ so far that other facts may belong to another paper."""
+    return dedupe.likeness(one.title, other.title) < RETITLED
 
 
 def _filled(first: Candidate, other: Candidate) -> Candidate:

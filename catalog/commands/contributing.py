@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from catalog.commands.shared import Json, fail, refusals, root
+from catalog.commands.shared import Json, fail, find_paper, refusals, root
 from catalog.taxonomy import PaperType, Stage
 from catalog.terminal import emit
 
@@ -68,3 +68,18 @@ def add(
     if outcome.unsure:
         typer.echo(f"guessed: {', '.join(outcome.unsure)}; correct them and remove `unsure:`", err=True)
     typer.echo("next: hft readme, hft check", err=True)
+
+
+def new(
+    paper: Annotated[str, typer.Argument(metavar="ID", help="Slug, arXiv id or URL of an entry.")],
+) -> None:
+    """Scaffold the module of a paper and its test, and name the module in the entry."""
+    from catalog import papers, scaffold
+
+    home = root()
+    with refusals():
+        entry = find_paper(paper, papers.load(home / papers.FILE)[1])
+        files = scaffold.write(home, entry)
+    for path in files:
+        typer.echo(path.relative_to(home))
+    typer.echo("next: write the hooks (`hft check` names what is missing), then CONTRIBUTING.md", err=True)

@@ -47,7 +47,7 @@ def propose(root: Path, event: Path, folder: Path, server: Server | None, today:
 
 
 def write_pull(folder: Path, title: str, branch: str, body: str) -> None:
-    """Write the request bodies that open a pull request (pull.json) and that bring an open one up to date (update.json)."""
+    """Write the request bodies that open a pull request (pull.json) and that renew an open one (update.json)."""
     text = {"title": title, "body": body}
     atomic.write(folder / "pull.json", payload(**text, head=branch, base="main", maintainer_can_modify=True))
     atomic.write(folder / "update.json", payload(**text))

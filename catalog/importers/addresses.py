@@ -48,8 +48,9 @@ def read(label: str, text: str) -> Address | None:
     faults = tuple(link_faults(scheme_less))
     parts = urlsplit(scheme_less)
     host = parts.netloc.rpartition("@")[2].lower()
-    path = parts.path.rstrip("/").removesuffix(".git") if host in ("github.com", "gitlab.com") else parts.path
-    return Address(None, _kind(label, host.removeprefix("www."), path), f"https://{host}{path}", faults)
+    kind = _kind(label, host.removeprefix("www."), parts.path)
+    path = parts.path.rstrip("/").removesuffix(".git") if kind == "code" else parts.path
+    return Address(None, kind, f"https://{host}{path}", faults)
 
 
 def _id(text: str) -> PaperId | None:

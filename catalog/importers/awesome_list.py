@@ -11,7 +11,7 @@ from catalog.importers.markdown import Block, Piece, blocks
 from catalog.importers.reading import Reading, Reference
 from catalog.importers.sections import Section
 
-DATE = re.compile(rf"[\[(（【]\s*({days.NUMERIC})\s*[\])）】]")
+DATE = re.compile(rf"[\[(【]\s*({days.NUMERIC})\s*[\])】]")
 URL = re.compile(r"(?:https?://|www\.)[^\s<>\])\"'|]+")
 TITLE_WORDS = 3
 """A text of fewer words beside a paper is a label (`New!`, `Oral`) and no title."""
@@ -69,8 +69,8 @@ def _has_paper(item: Block) -> bool:
     if _is_dated(item):
         return True
     addressed = [piece for piece in pieces if piece.href and not piece.href.startswith("#")]
-    if any(piece.strong and _is_title(piece.text) for piece in pieces) and (addressed or not item.children):
-        return True
+    if any(piece.strong and _is_title(piece.text) for piece in pieces):
+        return bool(addressed) or not any(_has_paper(child) for child in item.children)
     return any(_is_title(piece.text) and _is_paper(piece.href) for piece in addressed)
 
 
@@ -111,7 +111,8 @@ def _drafts(pieces: list[Piece]) -> Iterator[Draft]:
             before, *later = _at_dates(piece.text)
             _loose(draft, before)
             for date, text in later:
-                if draft.title or draft.links:
+                is_aside = piece.text[: piece.text.find(date)].rstrip().endswith("(")
+                if (draft.links or (draft.title and draft.date)) and not is_aside:
                     yield draft
                     draft = Draft(piece.line + piece.text.count("\n", 0, piece.text.find(date)))
                 draft.date = draft.date or date
@@ -135,7 +136,7 @@ def _loose(draft: Draft, part: tuple[str, str]) -> None:
 
 def _take(draft: Draft, section: Section, reading: Reading, today: datetime.date) -> None:
     links = [(label, href) for label, href in draft.links if not href.startswith(("#", "mailto:"))]
-    if not draft.title:
+    if not draft.title and (links or draft.date):
         _untitled(draft, links)
     if not draft.title and not any(_is_paper(href) for _, href in links) and not draft.date:
         if section.type and (draft.loose.strip() or links):

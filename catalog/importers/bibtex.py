@@ -31,7 +31,7 @@ def read(text: str, reading: Reading, today: datetime.date) -> None:
         if isinstance(block, DuplicateBlockKeyBlock) and isinstance(block.ignore_error_block, Entry):
             message, fix = f"key {block.key} stands twice in the file", "give each entry a key of its own"
             reading.complain(_line(block), "bibtex-key", message, fix, warning=True)
-            _entry(block.ignore_error_block, reading, today)
+            _entry(block.ignore_error_block, reading, today, enclosed=True)
         elif block in library.failed_blocks:
             _failed(block, reading)
         elif isinstance(block, Entry):
@@ -74,10 +74,10 @@ def _line(block: Block) -> int:
     return (block.start_line or 0) + 1
 
 
-def _entry(entry: Entry, reading: Reading, today: datetime.date) -> None:
+def _entry(entry: Entry, reading: Reading, today: datetime.date, *, enclosed: bool = False) -> None:
     if not entry.fields:
         return
-    fields = {name.key.casefold(): str(name.value) for name in entry.fields}
+    fields = {name.key.casefold(): _bare(str(name.value)) if enclosed else str(name.value) for name in entry.fields}
     plain = {name: decoded(value) for name, value in fields.items()}
     reference = Reference(_line(entry), plain.get("title", ""))
     if plain.get("subtitle"):
@@ -94,6 +94,11 @@ def _entry(entry: Entry, reading: Reading, today: datetime.date) -> None:
     reference.nickname = plain.get("shorttitle", "")
     keywords.sort(re.split(r"[,;]", plain.get("keywords", "")), reference)
     interpreting.take(reference, reading, today)
+
+
+def _bare(value: str) -> str:
+    """A value without the braces or quotes around it, which stay on in an entry whose key stands twice."""
+    return value[1:-1] if value[:1] + value[-1:] in ("{}", '""') else value
 
 
 def decoded(latex: str) -> str:

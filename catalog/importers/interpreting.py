@@ -46,14 +46,19 @@ def take(reference: Reference, reading: Reading, today: datetime.date) -> None:
 
 def clean(text: str) -> str:
     """Text without HTML entities (even when escaped twice), simple HTML tags and stray space."""
-    return " ".join(TAGS.sub("", html.unescape(html.unescape(text))).replace("\u200b", "").split())
+    return " ".join(TAGS.sub("", _unescaped(_unescaped(text))).replace("\u200b", "").split())
+
+
+def _unescaped(text: str) -> str:
+    """Text with entities that end in a semicolon resolved: `&notes` is not `¬es`."""
+    return re.sub(r"&#?\w+;", lambda entity: html.unescape(entity[0]), text)
 
 
 def _addresses(reference: Reference, reading: Reading) -> tuple[dict[ids.Kind, str], dict[str, str]]:
     names: dict[ids.Kind, str] = {}
     links: dict[str, str] = {}
     for label, text in reference.addresses:
-        address = addresses.read(label, html.unescape(text))
+        address = addresses.read(label, text.replace("&amp;", "&"))
         if address is None:
             if text.strip() and not text.startswith(("#", "mailto:")):
                 message = f"'{label}' leads nowhere: {_shown(text)}"

@@ -89,7 +89,7 @@ def _cell(found: list[Piece], column: str) -> Iterator[Piece]:
     """The pieces of a table cell as they would look in a list: titles bold, venues in italics, dates in brackets."""
     for piece in found:
         if piece.href is None and "date" in column:
-            yield replace(piece, text=f"[{piece.text.strip('[]() ')}]")
+            yield replace(piece, text=f"({piece.text.strip('[]() ')})")
         else:
             is_title, is_venue = "title" in column or column == "paper", "venue" in column or column == "conference"
             yield replace(piece, strong=piece.strong or is_title, em=piece.em or (is_venue and piece.href is None))
@@ -115,7 +115,7 @@ def _pieces(inline: Token, line: int) -> Iterator[Piece]:
             case _:
                 continue
         if content:
-            piece = Piece(content, line, strong > 0, em > 0, href)
+            piece = Piece(content, line, strong > 0, em > 0 and not strong, href)
             if (pending.strong, pending.em, pending.href) == (piece.strong, piece.em, piece.href):
                 pending = replace(pending, text=pending.text + content)
             else:

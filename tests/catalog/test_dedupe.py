@@ -76,11 +76,13 @@ def titles(count: int, words: int) -> list[str]:
 
 
 def misprinted(title: str, chance: random.Random) -> str:
-    """Up to three letters added, dropped or changed, or two words joined."""
+    """One or two letters added, dropped or changed, and perhaps a space lost."""
     letters = list(title)
-    for _ in range(chance.randint(1, 3)):
-        place = chance.randrange(len(letters))
-        letters[place] = chance.choice(["", "x", letters[place] * 2, "-"])
+    for _ in range(chance.randint(1, 2)):
+        place = chance.choice([n for n, letter in enumerate(letters) if letter.isalpha()])
+        letters[place] = chance.choice(["", "x", letters[place] * 2])
+    if chance.random() < 0.3:
+        letters[letters.index(" ")] = ""
     return "".join(letters)
 
 

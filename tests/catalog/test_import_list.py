@@ -208,7 +208,7 @@ def test_headings_give_type_and_stage(tmp_path: Path, heading: str, kind: str | 
         "* __Some *Title* of a `Paper`__ <https://arxiv.org/abs/2402.00001>",
         "[2024/2/2] **Some Title of a Paper** [[paper](https://arxiv.org/abs/2402.00001)]",
         "* **New!** **Some Title of a Paper** [[alphaxiv](https://www.alphaxiv.org/abs/2402.00001v2)]",
-        "| Date | Title | Links |\n|--|--|--|\n| 2024/2/2 | Some Title of a Paper | [x](https://arxiv.org/pdf/2402.00001.pdf) |",
+        "| Title | Date | Links |\n|--|--|--|\n|Some Title of a Paper|2024/2/2|[x](https://arxiv.org/pdf/2402.00001)|",
     ],
 )
 def test_other_shapes_of_an_item(tmp_path: Path, item: str) -> None:
