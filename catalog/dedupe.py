@@ -51,16 +51,22 @@ class Match:
 class Known:
     """Papers that candidates are compared with, by name; looking one up takes much the same time however many."""
 
-    def __init__(self, papers: Mapping[str, Candidate]) -> None:
+    def __init__(self, papers: Mapping[str, Candidate], *, closed: bool = False) -> None:
+        """`closed` keeps only what several titles share, for who looks up none but the known papers themselves."""
         self.papers = dict(papers)
+        self._looked_up = KEYS if closed else LOOKED_UP
         self._titles = {name: normal(paper.title) for name, paper in self.papers.items()}
         self._by_id: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._by_pair: dict[str, list[str]] = defaultdict(list)
-        self._common = Counter(pair for title in self._titles.values() for pair in _pairs(title))
+        self._common = Counter(hash(pair) for title in self._titles.values() for pair in _pairs(title))
+        if closed:
+            self._common = Counter({pair: count for pair, count in self._common.items() if count > 1})
         for name, title in self._titles.items():
             for key in _ids(self.papers[name]).items():
                 self._by_id[key].append(name)
             for pair in self._rarest(title)[:KEYS]:
+                if closed and hash(pair) not in self._common:
+                    continue
                 self._by_pair[pair].append(name)
 
     @classmethod
@@ -82,10 +88,10 @@ class Known:
         return list(found.values())
 
     def _near(self, title: str) -> set[str]:
-        return {name for pair in self._rarest(title)[:LOOKED_UP] for name in self._by_pair.get(pair, ())}
+        return {name for pair in self._rarest(title)[: self._looked_up] for name in self._by_pair.get(pair, ())}
 
     def _rarest(self, title: str) -> list[str]:
-        return sorted(_pairs(title), key=lambda pair: (self._common[pair], pair))
+        return sorted(_pairs(title), key=lambda pair: (self._common[hash(pair)], pair))
 
     def _alike(self, candidate: Candidate, title: str, name: str) -> float:
         """The ratio of the titles when it decides, else 0."""
@@ -129,11 +135,10 @@ def groups(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
 def twins(papers: Iterable[Paper]) -> Iterator[tuple[Paper, Paper]]:
     """Each later paper with an earlier one whose title is nearly equal, less than a year apart."""
     entries = list(papers)
-    numbers = {str(n): of(paper) for n, paper in enumerate(entries)}
-    known = Known(numbers)
+    bare = {str(n): Candidate(paper.title, date=paper.date) for n, paper in enumerate(entries)}  # titles alone
+    known = Known(bare, closed=True)
     for n, paper in enumerate(entries):
-        bare = Candidate(paper.title, date=paper.date)  # titles alone
-        for earlier in sorted(int(match.id) for match in known.matches(bare)):
+        for earlier in sorted(int(match.id) for match in known.matches(bare[str(n)])):
             if earlier < n:
                 yield paper, entries[earlier]
 
