@@ -66,7 +66,7 @@ def test_a_lost_column_shows() -> None:
 
 
 def test_ris_is_read_by_an_own_little_parser() -> None:
-    blocks = ris.references(PAPERS, HEAD.venues).strip().split("ER  - ")[:-1]
+    blocks = ris.references(PAPERS, HEAD.venues).split("ER  - ")[:-1]
     assert len(blocks) == len(PAPERS)
     for block, paper in zip(blocks, PAPERS, strict=True):
         lines = [line.split("  - ", 1) for line in block.strip().splitlines()]
