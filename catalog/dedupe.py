@@ -29,9 +29,7 @@ SAME_AUTHORS = 0.5
 """The share of the shorter author list that must stand in the other."""
 YEAR = 366
 KEYS = 6
-"""So many of a title's rarest word pairs stand in the index."""
-LOOKED_UP = 8
-"""So many of a title's rarest word pairs are looked up: more would find common pairs, and grow with the square."""
+"""So many of a title's rarest word pairs stand in the index; all of a stranger's are looked up, as many of a known one."""
 LABELS = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
 
 
@@ -54,7 +52,7 @@ class Known:
     def __init__(self, papers: Mapping[str, Candidate], *, closed: bool = False) -> None:
         """`closed` keeps only what several titles share, for who looks up none but the known papers themselves."""
         self.papers = dict(papers)
-        self._looked_up = KEYS if closed else LOOKED_UP
+        self._looked_up = KEYS if closed else None
         self._titles = {name: normal(paper.title) for name, paper in self.papers.items()}
         self._by_id: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._by_pair: dict[str, list[str]] = defaultdict(list)

@@ -70,7 +70,6 @@ def test_a_preprint_and_a_journal() -> None:
         ("Costs 100% & more_of #1 $x", r"Costs 100{\%} {\&} more{\_}of {\#}1 {\$}x"),
         ("LoRA for GPT-4 and a BadLlama", "{LoRA} for {GPT}-4 and a {BadLlama}"),
         ("Safety first", "Safety first"),
-        ('In Your "Safe" Data', "In Your ``Safe'' Data"),
     ],
 )
 def test_titles_are_escaped_and_names_protected(title: str, latex: str) -> None:
@@ -150,7 +149,7 @@ def test_bibtex_and_biber_accept_the_whole_catalogue(tmp_path: Path) -> None:
     command = ["biber", "--tool", "--validate-datamodel", "--nolog", "--output-file=out.bib", "all.bib"]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
     assert "ERROR" not in told, told
-    assert (tmp_path / "out.bib").read_text(encoding="utf-8").count("TITLE ") == len(entries)
+    assert len(re.findall(r"(?m)^\s+TITLE = ", (tmp_path / "out.bib").read_text(encoding="utf-8"))) == len(entries)
 
 
 STYLE = """ENTRY { author title year } {} {}

@@ -84,7 +84,7 @@ def test_a_build_that_fails_leaves_the_old_file(project: Path, edit: Any, monkey
     path = project / db.FILE_NAME
     db.build(project, path)
     before = path.read_bytes()
-    monkeypatch.setattr(db, "_search_rows", lambda *_: 1 / 0)
+    monkeypatch.setattr(filling, "search_rows", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         db.build(project, path)
     assert path.read_bytes() == before
