@@ -29,7 +29,7 @@ SAME_AUTHORS = 0.5
 """The share of the shorter author list that must stand in the other."""
 YEAR = 366
 KEYS = 6
-"""So many of a title's rarest word pairs stand in the index; all of a stranger's are looked up, as many of a known one."""
+"""So many of a title's rarest word pairs stand in the index; all of a stranger's are looked up."""
 LABELS = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
 
 
