@@ -4,6 +4,18 @@ Run as: python -m benchmarks.scale 10000 30000 100000
 
 Prints one line a size: seconds of the processor and of the clock for `hft build` and the checks of the entries, peak
 memory of the process, and the 95th percentile of the time of one search, over 300 searches of one to three words.
+
+Measured on 2026-11-23 (two virtual cores, Python 3.11, other work running; these processes with priority):
+
+| papers | build s (processor) | build s (clock) | check s (processor) | peak memory MB |
+|---:|---:|---:|---:|---:|
+| 10,000 | 3.7 | 4.2 | 2.4 | 178 |
+| 30,000 | 13.3 | 14.0 | 9.1 | 312 |
+| 100,000 | 51.0 | 52.0 | 41.1 | 724 |
+
+Checks of the entries include near-equal titles, the one step that grows a little faster than the papers. The two
+smaller rows are from just before that step was halved. Search, 95th percentile: 5.2 ms at 10,000; the same statements
+on a bare index of 100,000 titles and authors took 11.7 ms, against 52 to 118 ms before only 1,000 matches were ranked.
 """
 
 import json

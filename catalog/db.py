@@ -120,21 +120,22 @@ def _sound(path: Path, text: str) -> Catalogue:
 
 def _fill(path: Path, layers: Iterable[filling.Layer], digest: str, search: Iterable[filling.Row]) -> dict[str, int]:
     engine = connect(path)
-    with engine.begin() as connection:
-        SQLModel.metadata.create_all(connection)
-        for table, rows in layers:
-            for batch in _batches(rows):
-                connection.execute(insert(table), batch)
-        _index(connection, search)
-        connection.execute(text(SOURCES))
-        connection.execute(text("INSERT INTO sources VALUES (:digest)"), {"digest": digest})
-        connection.execute(text(f"PRAGMA user_version = {fingerprint()}"))
-        counts = {
-            table.name: connection.scalar(text(f'SELECT count(*) FROM "{table.name}"')) or 0
-            for table in SQLModel.metadata.sorted_tables
-        }
-    engine.dispose()
-    return counts
+    try:
+        with engine.begin() as connection:
+            SQLModel.metadata.create_all(connection)
+            for table, rows in layers:
+                for batch in _batches(rows):
+                    connection.execute(insert(table), batch)
+            _index(connection, search)
+            connection.execute(text(SOURCES))
+            connection.execute(text("INSERT INTO sources VALUES (:digest)"), {"digest": digest})
+            connection.execute(text(f"PRAGMA user_version = {fingerprint()}"))
+            return {
+                table.name: connection.scalar(text(f'SELECT count(*) FROM "{table.name}"')) or 0
+                for table in SQLModel.metadata.sorted_tables
+            }
+    finally:
+        engine.dispose()
 
 
 def _index(connection: Connection, rows: Iterable[filling.Row]) -> None:

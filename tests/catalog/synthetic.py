@@ -17,11 +17,13 @@ papers:
 """
 SYLLABLES = "ba ce di fo gu ha je ki lo mu na pe ri so tu va we xi yo zu".split()
 COMMON = "safety alignment harmful fine-tuning attack defense model large robust embedding drift gradient noise".split()
+MAIN = "track: main, status: accepted"
+PREPRINT = "track: null, status: preprint"
 FAMILY = ("Müller", "Żak", "Bell", "O'Hara", "van der Berg", "Núñez")
 
 
 def write(path: Path, papers: int, seed: int = 0) -> None:
-    """Write a papers.yaml of so many entries in canonical form, one to seven authors each, ids and titles all single."""
+    """Write a papers.yaml of so many entries in canonical form, one to four authors each, names all single."""
     with path.open("w", encoding="utf-8") as file:
         file.write(HEAD)
         file.write("\n".join(entries(papers, seed)))
@@ -48,8 +50,7 @@ def entries(papers: int, seed: int = 0) -> Iterator[str]:
                 f"    authors: [{', '.join(people[: draw.randint(1, 4)])}]",
                 f"    date: {year}-{month:02}-{day + 1:02}",
                 f'    ids: {{arxiv: "{arxiv}", openreview: null, doi: null, acl: null}}',
-                f"    venue: {{name: {venue}, year: {year}, track: {'main' if is_accepted else 'null'}, "
-                f"status: {'accepted' if is_accepted else 'preprint'}}}",
+                f"    venue: {{name: {venue}, year: {year}, {MAIN if is_accepted else PREPRINT}}}",
                 f"    type: {'defense' if is_defense else 'attack'}",
                 *(["    stage: alignment"] if is_defense else []),
                 f"    tags: [{draw.choice(('perturbation', 'few-shot'))}]",
