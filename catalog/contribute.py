@@ -76,8 +76,9 @@ def add(path: Path, paper: Candidate, server: Server | None, today: datetime.dat
     new = editing.insert(document, [drafted.entry])
     refuse_unsound(catalogue.head, drafted.entry)
     editing.save(path, new)
-    line = new.splitlines().index(f"  - id: {drafted.entry['id']}") + 1
-    return Outcome(drafted.entry["id"], f"{FILE}:{line}", None, drafted.unsure, notes, editing.text(drafted.entry))
+    text = editing.text(drafted.entry)
+    line = new.splitlines().index(text.partition("\n")[0]) + 1
+    return Outcome(drafted.entry["id"], f"{FILE}:{line}", None, drafted.unsure, notes, text)
 
 
 def refuse_excluded(root: Path, paper: Candidate) -> None:

@@ -162,7 +162,7 @@ def test_commands_that_scripts_call_exist_with_their_options() -> None:
 
 
 def test_a_failure_inside_a_pipe_stops_the_job() -> None:
-    """bash named as shell runs with -o pipefail, the default without a name does not (docs.github.com, `defaults.run`)."""
+    """The runner starts a named bash with -o pipefail, an unnamed one without (GitHub docs, `defaults.run`)."""
     for path in WORKFLOWS:
         assert load(path)["defaults"]["run"]["shell"] == "bash", path.stem
 
