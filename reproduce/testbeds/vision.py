@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from reproduce.data import Example, derived_rng
@@ -22,14 +22,12 @@ from reproduce.protocol import Schedule
 from reproduce.stages import Stages
 from reproduce.state import IGNORED, Batch, State
 from reproduce.testbeds import language as lang
-from reproduce.testbeds import world as w
-from reproduce.testbeds.pictures import SIZE, Blank, Picture, Split, Style, draw
+from reproduce.testbeds.pictures import PICTURED, SIZE, Blank, Picture, Split, Style, draw
 
 TOKENS = 4  # visual tokens of a picture
 FEATURES = 256
 NAMED = {"head": lang.HEADS, "modifier": lang.MODIFIERS, "topic": lang.KINDS}  # attributes that words name
 COUNTED = {"style": 2, "count": 3}  # the others, with their number of values
-SHARPNESS = 12.0  # of the match of a picture with words: factor of the cosine
 ENCODER = Schedule(steps=700, batch=96, lr=6e-3)
 
 
@@ -51,33 +49,41 @@ class Encoder(nn.Module):
             *layers, nn.Flatten(), nn.Linear(widths[-1] * (SIZE // 8) ** 2, 384), nn.BatchNorm1d(384), nn.ReLU(),
             nn.Linear(384, FEATURES), nn.ReLU(),
         )  # fmt: skip
-        sizes = {name: vectors.shape[1] for name, vectors in words.items()} | COUNTED
-        self.readouts = nn.ModuleDict({name: nn.Linear(FEATURES, size) for name, size in sizes.items()})
-        self.words = {name: normalize(vectors, dim=1) for name, vectors in words.items()}
+        sizes = {name: len(vectors) for name, vectors in words.items()} | COUNTED
+        self.classes = nn.ModuleDict({name: nn.Linear(FEATURES, size) for name, size in sizes.items()})
+        self.spoken = nn.ModuleDict({name: nn.Linear(FEATURES, v.shape[1]) for name, v in words.items()})
+        self.words = words
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.eye(images - 0.5)
         return features
 
     def name(self, features: Tensor) -> dict[str, Tensor]:
-        """Logits over the values of each attribute; over words, they are cosines."""
-        read = {name: readout(features) for name, readout in self.readouts.items()}
-        return {name: SHARPNESS * normalize(r, dim=1) @ self.words[name].T if name in self.words else r
-                for name, r in read.items()}  # fmt: skip
+        """Logits over the values of each attribute."""
+        return {name: layer(features) for name, layer in self.classes.items()}
+
+    def speak(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits over words: projections on their vectors."""
+        return {name: layer(features) @ self.words[name].T for name, layer in self.spoken.items()}
 
 
 def word_vectors(stages: Stages) -> Words:
-    """The base model's vectors of the words that name attributes, the mean over a word's tokens, centred."""
+    """The base model's vectors of the words that name attributes, the mean over a word's tokens, whitened.
+
+    Whitening is linear, so what matches these vectors is a linear map away from the model's own.
+    """
     s = stages.state(stages.base().tensors)
     table, encode = s.model.get_input_embeddings().weight.detach(), s.testbed.tokenizer.encode
     return {
-        name: centred(torch.stack([table[encode(word, add_special_tokens=False)].mean(0) for word in words]).cpu())
+        name: whitened(torch.stack([table[encode(word, add_special_tokens=False)].mean(0) for word in words]).cpu())
         for name, words in NAMED.items()
     }
 
 
-def centred(vectors: Tensor) -> Tensor:
-    return vectors - vectors.mean(0)
+def whitened(vectors: Tensor) -> Tensor:
+    """Centred rows after a linear map that makes their columns orthogonal; rows have length 2 on average."""
+    left, _, _ = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+    return 2 * left / left.norm(dim=1).mean()
 
 
 def attributes(picture: Picture) -> dict[str, int]:
@@ -94,14 +100,14 @@ def _labels(pictures: Iterable[Picture]) -> dict[str, Tensor]:
 
 
 def random_pictures(count: int, split: Split, seed: int) -> list[Picture]:
-    """Pictures of all items alike, half of them notes."""
+    """Pictures of all items that are pictured at all, half of them notes."""
     rng = derived_rng("pictures", split, seed)
     styles: list[Style] = ["drawing", "note"]
 
     def one(instance: int) -> Picture:
         style = rng.choice(styles)
         times = rng.randint(1, 3) if style == "drawing" else 1
-        return Picture(rng.choice(w.ITEMS), style, times, split, instance)
+        return Picture(rng.choice(PICTURED), style, times, split, instance)
 
     return [one(i) for i in range(count)]
 
@@ -116,8 +122,9 @@ def train_encoder(words: Words, seed: int, schedule: Schedule = ENCODER) -> Enco
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.factor)
     for start in range(0, len(pictures), schedule.batch):
         shown = pictures[start : start + schedule.batch]
-        named, labels = encoder.name(encoder(torch.stack([draw(p) for p in shown]))), _labels(shown)
-        losses = [cross_entropy(logits, labels[name]) for name, logits in named.items()]
+        features, labels = encoder(torch.stack([draw(p) for p in shown])), _labels(shown)
+        named = [*encoder.name(features).items(), *encoder.speak(features).items()]
+        losses = [cross_entropy(logits, labels[name]) for name, logits in named]
         optimiser.zero_grad(set_to_none=True)
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
