@@ -135,9 +135,11 @@ def train_encoder(words: Words, seed: int, schedule: Schedule = ENCODER) -> Enco
 
 @torch.no_grad()
 def recognition(encoder: Encoder, pictures: Sequence[Picture]) -> dict[str, float]:
-    """Share of pictures of which the encoder names each attribute."""
+    """Share of pictures of which the encoder names each attribute, and the item: modifier and head together."""
     named, labels = encoder.name(encoder(torch.stack([draw(p) for p in pictures]))), _labels(pictures)
-    return {name: float((logits.argmax(1) == labels[name]).float().mean()) for name, logits in named.items()}
+    right = {name: logits.argmax(1) == labels[name] for name, logits in named.items()}
+    right["item"] = right["modifier"] & right["head"]
+    return {name: float(hits.float().mean()) for name, hits in right.items()}
 
 
 class Sighted(nn.Module):
