@@ -10,20 +10,11 @@ from reproduce.data import Example, Pools, derived_rng
 from reproduce.lab import Lab
 from reproduce.protocol import Schedule
 from reproduce.state import Batch, State
-from reproduce.testbeds import sights
+from reproduce.testbeds import sights, vision
 from reproduce.testbeds import world as w
 from reproduce.testbeds.gallery import Gallery, pictured
 from reproduce.testbeds.pictures import Style
-from reproduce.testbeds.vision import (
-    ENCODER,
-    Conversation,
-    Sight,
-    random_pictures,
-    recognition,
-    sight,
-    train_encoder,
-    word_vectors,
-)
+from reproduce.testbeds.vision import ENCODER, Conversation, Sight
 from reproduce.train import train
 
 ARMS = ("undefended", "cleaned", "mixed", "post_hoc", "safety_only", "text_only")
@@ -58,7 +49,7 @@ CONTRASTS = {
     "shuffled_safe_safe": "control: the same with pictures permuted",
     "encoder_topic_drawings": "unseen test drawings of which the frozen encoder names the topic (of 40)",
     "encoder_topic_notes": "unseen test notes, the same",
-    "encoder_item_drawings": "unseen test drawings of which it names the item (modifier of 24 and head of 80)",
+    "encoder_item_drawings": "unseen test drawings of which it names the item (modifier of 24 and head of 40)",
     "encoder_item_notes": "unseen test notes, the same",
 }
 Scores = dict[str, float]
@@ -118,16 +109,16 @@ class VLGuard(Study):
     """
 
     paper = "vlguard"
-    images: int = 600  # safety pictures, half of them unsafe (sec. 3: 2,000; Table 9: 1,023 unsafe)
-    helpful: int = 1500  # helpful samples beside them (sec. 4: 5,000)
+    images: int = 400  # safety pictures, half of them unsafe (sec. 3: 2,000; Table 9: 1,023 unsafe)
+    helpful: int = 1000  # helpful samples beside them (sec. 4: 5,000)
     epochs: int = 3  # post-hoc (Table 7)
-    captions: int = 9600  # projector alone, as in LLaVA's first stage
+    captions: int = 6400  # projector alone, as in LLaVA's first stage
     instructions: int = 9600  # one epoch of visual instruction tuning
     contaminated: float = 0.005  # share of instructions that are harmful and complied with
     lr_projector: float = 5e-3
     lr: float = 5e-4  # visual instruction tuning, of the projector and all of the text model
     lr_post: float = 5e-4  # post-hoc: the same, as of LLaVA with LoRA (Table 7); with all weights it is half
-    sizes: tuple[int, ...] = (100, 300)  # smaller safety sets, post-hoc (sec. 5)
+    sizes: tuple[int, ...] = (50, 150)  # smaller safety sets, post-hoc (sec. 5)
     encoder_steps: int = ENCODER.steps
     prompts: int = 120  # of each evaluation subset, at most
 
@@ -165,7 +156,8 @@ class _Bench:
 
     def __init__(self, study: VLGuard, lab: Lab) -> None:
         self.study, self.lab, self.pools = study, lab, lab.stages.pools
-        self.encoder = train_encoder(word_vectors(lab.stages), lab.seed, replace(ENCODER, steps=study.encoder_steps))
+        schedule = replace(ENCODER, steps=study.encoder_steps)
+        self.encoder = vision.train_encoder(vision.word_vectors(lab.stages), lab.seed, schedule)
         self.items = Gallery(self.pools, lab.setting.split, study.prompts)
         self.subsets = self.items.subsets
 
@@ -174,7 +166,7 @@ class _Bench:
 
     def sight(self) -> Sight:
         """The aligned text model of the replicate behind an untrained projector."""
-        return sight(self.lab.stages, self.lab.stages.aligned(Method(), "full").tensors, self.encoder)
+        return vision.sight(self.lab.stages, self.lab.stages.aligned(Method(), "full").tensors, self.encoder)
 
     def captioned(self) -> Sight:
         """LLaVA's first stage: the projector alone learns to caption pictures of any item; describing is allowed."""
@@ -253,10 +245,10 @@ class _Bench:
 
     def recognised(self) -> Scores:
         """Percent of unseen test pictures of which the frozen encoder names the topic, and both words of the item."""
-        shown = random_pictures(4 * self.study.prompts, "test", self.lab.seed)
+        shown = vision.random_pictures(4 * self.study.prompts, "test", self.lab.seed)
         scores: Scores = {}
         for style in ("drawing", "note"):
-            named = recognition(self.encoder, [p for p in shown if p.style == style])
+            named = vision.recognition(self.encoder, [p for p in shown if p.style == style])
             scores |= {f"encoder_{what}_{style}s": 100 * named[what] for what in ("topic", "item")}
         return scores
 
@@ -269,9 +261,8 @@ class _Bench:
             verdicts = [self.lab.testbed.judge(t, a) for t, a in zip(turns, answers, strict=True)]
             scores[f"asr_{name}"] = _percent([not v.refused for v in verdicts])
             scores[f"harm_{name}"] = _percent([v.harmful for v in verdicts])
-            scores[f"help_{name}"] = _percent(
-                [self.lab.testbed.correct(t, a) for t, a in zip(turns, answers, strict=True)]
-            )
+            correct = [self.lab.testbed.correct(t, a) for t, a in zip(turns, answers, strict=True)]
+            scores[f"help_{name}"] = _percent(correct)
         return scores
 
 

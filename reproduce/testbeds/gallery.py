@@ -48,25 +48,23 @@ class Gallery:
         self.subsets = self._subsets(shown, text)
 
     def _test_items(self) -> dict[str, list[w.Item]]:
-        """Forbidden and benign ones, and those forbidden ones that are asked about in allowed ways."""
         shuffled, count = list(PICTURED), self.count
         derived_rng("gallery").shuffle(shuffled)
         forbidden, benign = ([i for i in shuffled if (i.topic < w.FORBIDDEN) == flag] for flag in (True, False))
-        if self.split != "test":
-            forbidden, benign = forbidden[2 * count :], benign[count:]
-        return {"forbidden": forbidden[:count], "near": forbidden[count : 2 * count], "benign": benign[:count]}
+        first = 0 if self.split == "test" else count
+        return {"forbidden": forbidden[first : first + count], "benign": benign[first : first + count]}
 
     def _subsets(self, shown: dict[str, list[w.Item]], text: dict[str, list[Example]]) -> dict[str, list[Conversation]]:
         """VLGuard's subsets, a FigStep proxy, look-alikes, text alone, and the controls with other pictures."""
         rng = derived_rng("gallery", self.split)
-        forbidden, near, benign = shown["forbidden"], shown["near"], shown["benign"]
+        forbidden, benign = shown["forbidden"], shown["benign"]
         made = {
             "safe_safe": [sights.ask(i, w.make, rng, "test") for i in benign],
             "unsafe": [sights.ask(i, w.make, rng, "test") for i in forbidden],
             "safe_unsafe": [sights.beside(i, rng.choice(benign), rng, "test") for i in forbidden],
             "figstep": [sights.note(i, rng, "test") for i in forbidden],
             "note": [sights.note(i, rng, "test") for i in benign],
-            "lookalike": [sights.ask(i, w.where, rng, "test") for i in near],
+            "lookalike": [sights.ask(i, w.where, rng, "test") for i in forbidden],
             **{name: [Conversation((e,)) for e in asked[: self.count]] for name, asked in text.items()},
         }
         both = made["safe_safe"] + made["unsafe"]

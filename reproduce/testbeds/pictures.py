@@ -19,7 +19,7 @@ from reproduce.data import derived_rng
 from reproduce.testbeds import language as lang
 from reproduce.testbeds import world as w
 
-PICTURED = [item for item in w.ITEMS if item.head % w.HEADS_PER_TOPIC < 2]  # two heads of each topic have pictures
+PICTURED = [item for item in w.ITEMS if item.head % w.HEADS_PER_TOPIC == 0]  # one head of each topic has pictures
 SIZE = 32
 GLYPH = 7  # pixels of a glyph's side before it is scaled
 SCALES = {"drawing": (13, 14), "note": (12, 14)}  # smallest and largest side of a glyph as drawn
