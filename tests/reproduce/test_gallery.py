@@ -34,6 +34,10 @@ def items(subsets: Any) -> set[w.Item]:
     return found
 
 
+def shown(gallery: Gallery) -> set[w.Item]:
+    return {c.picture.item for s in gallery.subsets.values() for c in s if isinstance(c.picture, Picture)}
+
+
 def _named(prompt: str) -> set[w.Item]:
     return set() if prompt in sights.NOTES else {sights.item_of(prompt)}
 
@@ -57,7 +61,7 @@ def test_attacker_and_defender_share_nothing(gallery: Gallery, pools: Pools) -> 
 def test_training_shows_pictured_items_only(gallery: Gallery) -> None:
     assert {*gallery.benign, *gallery.forbidden, *gallery.unsafe} <= set(PICTURED)
     assert not set(gallery.named) <= set(PICTURED)
-    assert len(gallery.unsafe) >= 200  # as many as a safety set of 400 pictures shows, each once
+    assert len(gallery.unsafe) > 150  # the 200 unsafe pictures of a safety set show an item twice at most
     heads = {i.head for i in PICTURED if i.topic < w.FORBIDDEN}
     assert {i.head for i in gallery.unsafe} == heads  # test combinations are new, their parts are not
 
@@ -66,6 +70,7 @@ def test_validation_items_are_others_and_replicates_share_the_test(gallery: Gall
     from reproduce.testbeds.micro import Micro
 
     validation = Gallery(pools, "validation", 60)
-    assert not items(validation.subsets) & items(gallery.subsets)
+    assert not shown(validation) & shown(gallery)
+    assert len(shown(gallery)) == 2 * 120
     again = Gallery(Micro().pools(1), "test", 120)
     assert [c.picture for c in again.subsets["unsafe"]] == [c.picture for c in gallery.subsets["unsafe"]]
