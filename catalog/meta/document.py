@@ -41,6 +41,8 @@ def pooled(
     found = analysis.pooled(data, choices)
     names, places = analysis.units(data, choices)
     notes = [*data.notes, *found.notes]
+    if data.measure == "RD" and (found.pi_low < -1 or found.pi_high > 1):
+        notes.append("the prediction interval passes what a risk difference can be: read it as ending at 100 points")
     if data.clusters is not None and choices.model in ("random", "common", "mh", "peto") and choices.ci != "cr2":
         notes.append("effects share clusters, which this model ignores: its interval is too narrow (--model clusters)")
     if choices.model in ("mh", "peto"):
