@@ -28,7 +28,7 @@ TOKENS = 4  # visual tokens of a picture
 FEATURES = 256
 NAMED = {"head": lang.HEADS, "modifier": lang.MODIFIERS, "topic": lang.KINDS}  # attributes that words name
 COUNTED = {"style": 2, "count": 3}  # the others, with their number of values
-ENCODER = Schedule(steps=400, batch=96, lr=6e-3)
+ENCODER = Schedule(steps=500, batch=96, lr=6e-3)
 
 
 Words = dict[str, Tensor]  # vectors of the words of each named attribute, (values, width)
