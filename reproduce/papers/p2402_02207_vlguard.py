@@ -67,6 +67,7 @@ class VlguardTextMix(Method):
     """
 
     paper = "vlguard"
+    version = 2
     stage = Stage.FINE_TUNING
     knob = "share"
     values: ClassVar[tuple[float, ...]] = (0.05, 0.1, 0.2, 0.4)
@@ -109,6 +110,7 @@ class VLGuard(Study):
     """
 
     paper = "vlguard"
+    version = 2
     images: int = 400  # safety pictures, half of them unsafe (sec. 3: 2,000; Table 9: 1,023 unsafe)
     helpful: int = 1000  # helpful samples beside them (sec. 4: 5,000)
     epochs: int = 3  # post-hoc (Table 7)
@@ -184,8 +186,6 @@ class _Bench:
         s.add_stream("visual", data)
         train(s, "visual", Schedule(steps=-(-epochs * len(data) // BATCH), batch=BATCH, lr=lr), sft_step)
 
-    # data
-
     def mixtures(self) -> dict[str, Data]:
         """Instructions with harmful ones among them, the same with benign ones instead, and the first plus safety."""
         clean, rng = self.instructions(), self.rng("harmful instructions")
@@ -240,8 +240,6 @@ class _Bench:
             rng.shuffle(turns)
             made.append(Conversation(tuple(turns), answered.picture))
         return made
-
-    # scores
 
     def recognised(self) -> Scores:
         """Percent of unseen test pictures of which the frozen encoder names the topic, and both words of the item."""

@@ -51,8 +51,9 @@ class Gallery:
         shuffled, count = list(PICTURED), self.count
         derived_rng("gallery").shuffle(shuffled)
         forbidden, benign = ([i for i in shuffled if (i.topic < w.FORBIDDEN) == flag] for flag in (True, False))
-        first = 0 if self.split == "test" else count
-        return {"forbidden": forbidden[first : first + count], "benign": benign[first : first + count]}
+        if self.split != "test":
+            forbidden, benign = forbidden[::-1], benign[::-1]
+        return {"forbidden": forbidden[:count], "benign": benign[:count]}
 
     def _subsets(self, shown: dict[str, list[w.Item]], text: dict[str, list[Example]]) -> dict[str, list[Conversation]]:
         """VLGuard's subsets, a FigStep proxy, look-alikes, text alone, and the controls with other pictures."""
