@@ -253,3 +253,10 @@ def test_csv_of_a_spreadsheet_with_quotes_and_a_byte_order_mark(answer):
     text = "\ufeff" + "\r\n".join(['"study","yi","vi"', '"Doe, 2020",0.1,0.02', '"Roe",0.3,0.05', ""])
     rows = answer("pool --csv x.csv --yi yi --vi vi", x=text)["rows"]
     assert [row["label"] for row in rows] == ["Doe, 2020", "Roe"]
+
+
+@pytest.mark.parametrize(("effects", "noted"), [((-0.95, -0.1, -0.6), True), ((-0.52, -0.5, -0.48), False)])
+def test_a_prediction_interval_beyond_what_a_risk_difference_can_be_is_noted(ask, effects, noted):
+    counts = "".join(f"S{i},{round(100 + 100 * y)},100,100,100\n" for i, y in enumerate(effects))
+    result = ask("pool --csv wide.csv --measure RD --events a,c --totals n1,n2", wide=f"study,a,n1,c,n2\n{counts}")
+    assert ("passes what a risk difference can be" in result.stdout) == noted, result.output
