@@ -210,7 +210,8 @@ class _Bench:
         rng, items = self.rng("instructions"), self.items
 
         def one() -> Conversation:
-            return sights.instruction(*map(rng.choice, (items.benign, items.named, items.forbidden)), rng)
+            shown, named, forbidden = (rng.choice(group) for group in (items.benign, items.named, items.forbidden))
+            return sights.instruction(shown, named, forbidden, rng)
 
         return [one() for _ in range(self.study.instructions)]
 

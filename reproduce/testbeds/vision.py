@@ -28,7 +28,7 @@ TOKENS = 4  # visual tokens of a picture
 FEATURES = 256
 NAMED = {"head": lang.HEADS, "modifier": lang.MODIFIERS, "topic": lang.KINDS}  # attributes that words name
 COUNTED = {"style": 2, "count": 3}  # the others, with their number of values
-ENCODER = Schedule(steps=500, batch=96, lr=6e-3)
+ENCODER = Schedule(steps=600, batch=96, lr=6e-3)
 
 
 Words = dict[str, Tensor]  # vectors of the words of each named attribute, (values, width)
@@ -83,7 +83,8 @@ def word_vectors(stages: Stages) -> Words:
 def whitened(vectors: Tensor) -> Tensor:
     """Centred rows after a linear map that makes their columns orthogonal; rows have length 2 on average."""
     left, _, _ = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
-    return 2 * left / left.norm(dim=1).mean()
+    scaled: Tensor = 2 * left / left.norm(dim=1).mean()
+    return scaled
 
 
 def attributes(picture: Picture) -> dict[str, int]:
@@ -236,8 +237,10 @@ class Sight(State):
         shown = self.features([c.picture for c in examples if c.picture])
         return VisualBatch([c.turns[0] for c in examples], ids, labels, real, visual, shown)
 
-    def logits(self, batch: Batch) -> Tensor:
-        assert isinstance(batch, VisualBatch)
+    def logits(self, batch: Batch, under: Weights | None = None) -> Tensor:
+        """Next-token logits with pictures in their places; replaced weights are for models of text alone."""
+        if under or not isinstance(batch, VisualBatch):
+            raise TypeError("a visual state takes visual batches and keeps its own weights")
         self.cost.passes += 1
         self.cost.tokens += int(batch.real.sum())
         embedded = self.model.embed(batch.ids, batch.visual, batch.features)

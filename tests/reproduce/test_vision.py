@@ -13,6 +13,7 @@ from reproduce.data import Example
 from reproduce.protocol import Schedule
 from reproduce.stages import Stages
 from reproduce.state import IGNORED
+from reproduce.testbeds import language as lang
 from reproduce.testbeds import pictures, sights
 from reproduce.testbeds import world as w
 from reproduce.testbeds.pictures import PICTURED, SIZE, Picture, draw
@@ -171,7 +172,7 @@ def test_words_are_a_linear_map_of_the_base_models_vectors(stages: Stages) -> No
     words = word_vectors(stages)
     assert {name: len(vectors) for name, vectors in words.items()} == {"head": 240, "modifier": 24, "topic": 40}
     table, ids = stages.base().tensors["model.embed_tokens.weight"], stages.testbed.tokenizer.convert_tokens_to_ids
-    own = torch.stack([table[ids(head)] for head in sights.lang.HEADS])
+    own = torch.stack([table[ids(head)] for head in lang.HEADS])
     own = own - own.mean(0)
     mapped = own @ torch.linalg.lstsq(own, words["head"]).solution
     torch.testing.assert_close(mapped, words["head"], atol=1e-3, rtol=1e-3)
@@ -265,7 +266,7 @@ def test_the_picture_is_necessary_where_the_words_are_the_same(s: Sight) -> None
     assert torch.equal(safe.ids, unsafe.ids)
     assert not torch.allclose(s.logits(safe), s.logits(unsafe))
     blank = [replace(seen(i), picture="blank") for i in (BENIGN, FORBIDDEN)]
-    assert torch.equal(*(s.logits(s.batch([c])) for c in blank))  # type: ignore[arg-type]
+    assert torch.equal(*(s.logits(s.batch([c])) for c in blank))
     assert len(set(s.generate(blank))) == 1
 
 
@@ -326,12 +327,12 @@ def test_no_question_about_a_picture_names_what_it_shows(pools: Any) -> None:
         words |= set(sights.note(item, rng, "train").turns[0].prompt.split())
         words |= set(sights.count(item, rng, "train").turns[0].prompt.split())
     assert "this" in words
-    assert not words & {*sights.lang.HEADS, *sights.lang.MODIFIERS, *sights.lang.KINDS}
+    assert not words & {*lang.HEADS, *lang.MODIFIERS, *lang.KINDS}
 
 
 def test_every_word_of_questions_and_reasons_is_in_the_vocabulary() -> None:
     texts = [*sights.NOTES, *(r.format(kind="", item="") for r in sights.REASONS), "count this . with this"]
-    assert {word for text in texts for word in text.split()} <= set(sights.lang.VOCABULARY)
+    assert {word for text in texts for word in text.split()} <= set(lang.VOCABULARY)
 
 
 def test_answers_are_those_of_what_is_shown(pools: Any) -> None:
