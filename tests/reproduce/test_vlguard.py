@@ -109,8 +109,8 @@ def test_no_test_item_and_no_test_picture_is_trained_on(lab: Lab) -> None:
     assert {c.picture.split for c in trained if isinstance(c.picture, Picture)} == {"train"}
     assert not {shown(c) for c in trained if c.picture} & held
     assert not {item for c in trained for item in named(c)} & held
-    tested = [c for subset in bench.subsets.values() for c in subset if isinstance(c.picture, Picture)]
-    assert {c.picture.split for c in tested} == {"test"}
+    tested = [c.picture for subset in bench.subsets.values() for c in subset]
+    assert {p.split for p in tested if isinstance(p, Picture)} == {"test"}
 
 
 def named(conversation: Conversation) -> list[w.Item]:
