@@ -45,17 +45,17 @@ def test_a_list_is_imported_and_the_second_time_adds_nothing(wide: Path, hft: Ca
         "not-understood",
         "bad-address",
     ]
-    assert {each["id"]: each["origins"] for each in first["added"]} == {
-        "weeds-worms-gardens-fall": ["list.md:10"],
-        "poisoned-compost-undoes-pruning": ["list.md:11"],
-        "slugs-night-escape-every": ["list.md:11"],
-        "mulch": ["list.md:15", "list.md:17"],
-        "trellis": ["list.md:19"],
-        "terracotta-pots-keep-roots": ["list.md:21"],
-        "rain-impossible-date-greenhouse": ["list.md:23"],
-        "grafting-safe-branches-onto": ["list.md:26"],
-        "watering-without-way-get": ["list.md:27"],
-        "community-gardens-share-their": ["list.md:29"],
+    assert {each["title"]: [o.removeprefix("list.md:") for o in each["origins"]] for each in first["added"]} == {
+        "Weeds & Worms: How Gardens Fall": ["10"],
+        "Poisoned Compost Undoes Pruning": ["11"],
+        "Slugs at Night Escape Every Fence": ["11"],
+        "Mulch: Covering the Soil before Planting": ["15", "17"],
+        "Trellis: Guided Growth under Stress": ["19"],
+        "Terracotta Pots Keep Roots Aligned": ["21"],
+        "Rain on an Impossible Date in the Greenhouse": ["23"],
+        "Grafting Safe Branches onto Grown Trees": ["26"],
+        "Watering without a Way to Get There": ["27"],
+        "Community Gardens Share their Weeds": ["29"],
     }
     assert first["duplicates"] == [{"id": "breaker", "origins": ["list.md:9"], "why": "same arXiv id"}]
     found = entries(wide)
