@@ -115,7 +115,7 @@ def _there(catalogue: Catalogue, match: dedupe.Match, paper: Candidate, notes: I
     absent = {kind: value for kind, value in paper.ids.items() if kind not in entry.ids.given()}
     more = [f'its entry has no {kind} id yet; add {kind}: "{value}" to its ids' for kind, value in absent.items()]
     where = f"{FILE}:{catalogue.document.line(('papers', index, 'id'))}"
-    return Outcome(match.id, where, match.why, entry.unsure, (*notes, *more))
+    return Outcome(match.id, where, match.why, tuple(entry.unsure), (*notes, *more))
 
 
 def _asked(paper: Candidate, server: Server | None, root: Path) -> tuple[Candidate, tuple[str, ...]]:
@@ -132,7 +132,7 @@ def _asked(paper: Candidate, server: Server | None, root: Path) -> tuple[Candida
     facts = answer.found.get(arxiv) or snapshot.load(root).papers.get(arxiv)
     if facts is None:
         return paper, notes
-    doi = {"doi": facts.doi.lower()} if facts.doi and "doi" not in paper.ids else {}
+    doi: dict[ids.Kind, str] = {"doi": facts.doi.lower()} if facts.doi and "doi" not in paper.ids else {}
     told = replace(
         paper,
         title=paper.title or facts.title,

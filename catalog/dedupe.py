@@ -35,7 +35,7 @@ Keys are pairs of neighbouring words. A misprint spoils two of them, so up to th
 """
 SHORT = 6
 """Titles of at most so many words also stand in the index by word."""
-LABELS = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
+LABELS: dict[ids.Kind, str] = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def twins(papers: Iterable[Paper]) -> Iterator[tuple[Paper, Paper]]:
 def sort_key(candidate: Candidate) -> tuple[str, ...]:
     """An order of candidates by what they say, not by where they stand: earliest first, then by title and ids."""
     day = candidate.first_public
-    ids = (dict(candidate.ids).get(kind, "") for kind in LABELS)
+    ids = (candidate.ids.get(kind, "") for kind in LABELS)
     words = (candidate.venue, candidate.type, candidate.stage, candidate.slug, candidate.nickname)
     lists = (candidate.authors, sorted(candidate.links.values()), candidate.tags, candidate.unsure)
     rest = (*(word or "" for word in words), *("\n".join(each) for each in lists))

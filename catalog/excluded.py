@@ -112,7 +112,7 @@ def _read(root: Path) -> tuple[list[tuple[int, Excluded]], list[Problem]]:
         return [], [Problem("schema", f"{FILE}:1", "", "no `schema: 1` or no list `excluded`", fix)]
     entries, problems = [], []
     for index, node in enumerate(raw):
-        line = raw.lc.item(index)[0] + 1
+        line = raw.lc.item(index)[0] + 1  # type: ignore[attr-defined]
         try:
             entries.append((line, Excluded.model_validate(plain(node))))
         except ValidationError as error:

@@ -5,10 +5,11 @@ import logging
 import re
 from collections.abc import Callable
 
-from bibtexparser import parse_string
+from bibtexparser.entrypoint import parse_string
 from bibtexparser.exceptions import BlockAbortedException
 from bibtexparser.library import Library
 from bibtexparser.middlewares import RemoveEnclosingMiddleware, ResolveStringReferencesMiddleware
+from bibtexparser.middlewares.middleware import Middleware
 from bibtexparser.middlewares.names import InvalidNameError, parse_single_name_into_parts, split_multiple_persons_names
 from bibtexparser.model import Block, DuplicateBlockKeyBlock, DuplicateFieldKeyBlock, Entry
 from pylatexenc.latex2text import LatexNodes2Text  # type: ignore[import-untyped]
@@ -24,8 +25,10 @@ URL = re.compile(r"https?://[^\s{}\\,]+")
 
 def read(text: str, reading: Reading, today: datetime.date) -> None:
     """Add to the reading every entry, and a problem for every block that BibTeX would refuse."""
-    stack = [ResolveStringReferencesMiddleware(allow_inplace_modification=True)]
-    stack.append(RemoveEnclosingMiddleware(allow_inplace_modification=True))
+    stack: list[Middleware] = [
+        ResolveStringReferencesMiddleware(allow_inplace_modification=True),
+        RemoveEnclosingMiddleware(allow_inplace_modification=True),
+    ]
     library: Library = _quietly(lambda: parse_string(_with_months(text), parse_stack=stack))
     for block in library.blocks:
         if isinstance(block, DuplicateBlockKeyBlock) and isinstance(block.ignore_error_block, Entry):

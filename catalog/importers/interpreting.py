@@ -69,7 +69,7 @@ def _addresses(reference: Reference, reading: Reading) -> tuple[dict[ids.Kind, s
             fix = "revoke the token if it is real" if code == "link-token" else "check that the link still works"
             reading.complain(reference.line, code, f"{message}; left out", fix, warning=True)
         key, value = (address.id.kind, address.id.value) if address.id else (address.kind, address.link)
-        held = names.get(address.id.kind) if address.id else links.get(address.kind)  # type: ignore[call-overload]
+        held = names.get(address.id.kind) if address.id else links.get(address.kind)
         if held not in (None, value):
             message = f"two different {key} addresses: {held} and {value}; the first is used"
             fix = "remove the wrong one, or give the second paper a line of its own"

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from catalog.charts import NAMED
+from catalog.charts import NAMED, Layers
 from catalog.meta.agreement import Agreement
 
 SIDE = 340
@@ -11,7 +11,7 @@ MARGIN = 0.06
 DOTS, DEMING, EQUAL = "#0068a8", "#c24e00", "#8a8a93"
 
 
-def scatter(found: Agreement, factor: float, unit: str) -> alt.LayerChart:
+def scatter(found: Agreement, factor: float, unit: str) -> Layers:
     """Dots are claims with the 95 % interval of what was measured; dashed is equality, solid the Deming line.
 
     Effects are multiplied by `factor` and said to be in `unit`.
@@ -47,5 +47,5 @@ def scatter(found: Agreement, factor: float, unit: str) -> alt.LayerChart:
         subtitle="dashed: equality; solid: Deming line; bars: 95 % intervals",
         fontSize=12.5,
     )
-    chart: alt.LayerChart | alt.FacetChart = alt.layer(*layers).properties(width=SIDE, height=SIDE, title=title)
+    chart: Layers = alt.layer(*layers).properties(width=SIDE, height=SIDE, title=title)
     return chart

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from catalog.meta.document import Document
     from catalog.meta.heterogeneity import Tau2Method
     from catalog.meta.studies_csv import Studies
+    from catalog.meta.weighted import Vector
 
 
 def bias_command(
@@ -96,9 +97,9 @@ def _of_effects(
     choices = analysis.choose(data, None, tau2, None, "none", 0.95)
     pooled = analysis.pooled(data, choices, profile=False)
     if n:
-        size = studies.numbers(n)
-        studies.refuse(size, size <= 0, n, "a size is positive")
-        size = size[kept]
+        given = studies.numbers(n)
+        studies.refuse(given, given <= 0, n, "a size is positive")
+        size: Vector | None = given[kept]
     else:
         size = None if data.counts is None else data.counts.total + data.counts.reference_total
     seeds = studies.numbers(runs)[kept] if runs else np.ones(len(data.yi))

@@ -210,4 +210,4 @@ def _adjust(units: Sequence[Unit]) -> list[Unit]:
 
 
 def _adjusted(p: Sequence[float], method: str) -> list[float]:
-    return [float(value) for value in multipletests(p, method=method)[1]]
+    return [float(value) for value in multipletests(p, method=method)[1]]  # type: ignore[no-untyped-call]
