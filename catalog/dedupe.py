@@ -19,6 +19,7 @@ from rapidfuzz import fuzz
 from catalog.candidates import Candidate, of
 
 if TYPE_CHECKING:
+    from catalog import ids
     from catalog.schema import Paper
 
 SAME_TITLE = 95.0

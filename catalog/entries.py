@@ -96,7 +96,8 @@ def slug(name: str, date: datetime.date, taken: Container[str]) -> str:
     for word in telling[1:3]:
         base = f"{base}-{word}" if len(base) + len(word) < MAX_SLUG else base
     names = (base, f"{base}-{date.year}", *(f"{base}-{date.year}-{n}" for n in range(2, 10_000)))
-    return next(each for each in names if each not in taken and each not in taxonomy.BASELINES)
+    free: str = next(each for each in names if each not in taken and each not in taxonomy.BASELINES)
+    return free
 
 
 def name_in(title: str) -> str | None:
