@@ -3,13 +3,18 @@
 The one place where generators meet the files; from here on they see plain values.
 """
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from catalog import excluded as left_out
 from catalog import integrity, measured, papers, standings, studies
+from catalog.excluded import Excluded
+from catalog.exports import keys
 from catalog.measured import Cell, Failure, Record
 from catalog.schema import Head, Paper
 from catalog.standings import Standing
@@ -17,12 +22,13 @@ from catalog.studies import Figure, Finding
 from reproduce import record
 from reproduce.calibration import calibration
 
+REPORT = Path("reproduce", "report", "report.json")  # the last committed report of hft meta report
 BASELINES = {"sft": "SFT, undefended", "non-aligned": "Never aligned"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Atlas:
-    """Catalogue entries by id and what was measured for them; `calibrations` by testbed.
+    """Catalogue entries by id, what was left out by which rule, and what was measured; `calibrations` by testbed.
 
     `tuning` are the cells on validation prompts that chose the knobs of the defenses; nothing else shows them.
     """
@@ -38,6 +44,14 @@ class Atlas:
     repository: str | None
     records: int
     tuning: list[Cell]
+    excluded: tuple[Excluded, ...] = ()
+    last_report: dict[str, Any] | None = None
+    rules: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def citation_keys(self) -> dict[str, str]:
+        """The BibTeX key of each paper, by id."""
+        return keys.of(self.papers.values())
 
     def name(self, slug: str) -> str:
         """What to call a method in a table: its nickname, else its slug; A + B for a combination."""
@@ -67,11 +81,14 @@ class Atlas:
 
 
 def read(root: Path) -> Atlas:
-    """Read papers.yaml and the run records of a checkout. Raises RefusedError when a record was edited."""
+    """Read papers.yaml, excluded.yaml and the run records of a checkout; RefusedError when a record was edited."""
     head, entries = papers.load(root / "papers.yaml")
     _, records = integrity.reproduction(root)
     tuning = list(record.read(root / "reproduce/tuning"))
-    return assemble(head, entries, records, calibration(records), _repository(root), tuning)
+    made = assemble(head, entries, records, calibration(records), _repository(root), tuning)
+    last = root / REPORT
+    report = json.loads(last.read_text(encoding="utf-8")) if last.is_file() else None
+    return replace(made, excluded=tuple(left_out.read(root)), rules=left_out.rules(root), last_report=report)
 
 
 def assemble(

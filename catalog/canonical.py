@@ -1,24 +1,28 @@
 """The one way to write papers.yaml: fixed order and style, comments kept, facts never touched."""
 
+import datetime
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from catalog import schema
+from catalog import excluded, schema
 from catalog.papers import FILE, Document, parse, plain, read, round_trip, unquoted
 from catalog.problems import Problem, RefusedError
 
 SCHEMA_LINE = "# yaml-language-server: $schema=catalog/papers.schema.json"
 FLOW = re.compile(
-    r"(authors|ids|venue|tags|setting|links|curation|reported\.item"
+    r"(authors|ids|venue|tags|setting|links|unsure|curation|reported\.item"
     r"|claims\.item\.(setting|reported|test)|reproduction\.differs\.item)"
 )
 """Places of an entry that stand on one line, as dotted keys."""
+QUOTED = re.compile(r"title|ids\.\w+|claims\.item\.(says|source)|reported\.item\.source")
+"""Texts of an entry that a tool writes in double quotes, as people do."""
 
 
 def canonical(document: Document) -> str:
@@ -29,25 +33,25 @@ def canonical(document: Document) -> str:
     """
     if problems := list(unquoted(document)):
         raise RefusedError(problems)
-    if not _is_splittable(document):
+    if not is_splittable(document):
         message, fix = "no list of blocks at the end", "write `papers:` last, each entry as `  - id: …`"
         raise RefusedError([document.problem("format", ("papers",), message, fix)])
     head, entries, footer = _split(document)
     if head[0] != SCHEMA_LINE:
         head.insert(0, SCHEMA_LINE)
     try:
-        blocks = [_entry(block) for block in entries]
+        blocks = [entry_text(lines) for lines in entries]
     except RefusedError as alias:
         message, fix = "an entry cannot be read alone", "write out what stands behind anchors and aliases"
         raise RefusedError([document.problem("format", ("papers",), message, fix)]) from alias
-    blocks.sort(key=lambda block: block[0])
-    text = "\n\n".join([_head(head) + blocks[0][1], *(block for _, block in blocks[1:]), *footer]) + "\n"
+    blocks.sort(key=lambda each: each[0])
+    text = "\n\n".join([_head(head) + blocks[0][1], *(text for _, text in blocks[1:]), *footer]) + "\n"
     if text != document.text:
         _assert_kept(document, text)
     return text
 
 
-def _is_splittable(document: Document) -> bool:
+def is_splittable(document: Document) -> bool:
     """Whether `papers` is the last key and every entry begins on the line of its dash."""
     papers, lines = document.data.get("papers"), document.text.splitlines()
     if not isinstance(papers, CommentedSeq) or not papers or list(document.data)[-1] != "papers":
@@ -59,20 +63,23 @@ def _is_splittable(document: Document) -> bool:
     return begun and all(isinstance(entry, CommentedMap) for entry in papers)
 
 
-def _split(document: Document) -> tuple[list[str], list[list[str]], list[str]]:
-    """Lines up to `papers:`, lines of each entry with the comments above it, comments at the end."""
+def bounds(document: Document) -> list[int]:
+    """Where each entry's lines begin (blank lines and comments above it included), and where the last one ends."""
     lines = document.text.splitlines()
     papers = document.data["papers"]
     first = document.data.lc.key("papers")[0] + 1
     dash = papers.lc.item(0)[1] - 2
     starts = [papers.lc.item(index)[0] for index in range(len(papers))]
-    bounds = [
-        first,
-        *(_after(lines, start, stop, dash) for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True)),
-    ]
-    pieces = [[line for line in lines[begin:end] if line.strip()] for begin, end in pairwise(bounds)]
-    footer = [line.strip() for line in lines[bounds[-1] :] if line.strip()]
-    return lines[:first], pieces, ["\n".join(footer)] if footer else []
+    ends = zip(starts, [*starts[1:], len(lines)], strict=True)
+    return [first, *(_after(lines, start, stop, dash) for start, stop in ends)]
+
+
+def _split(document: Document) -> tuple[list[str], list[list[str]], list[str]]:
+    """Lines up to `papers:`, lines of each entry with the comments above it, comments at the end."""
+    lines, places = document.text.splitlines(), bounds(document)
+    pieces = [[line for line in lines[begin:end] if line.strip()] for begin, end in pairwise(places)]
+    footer = [line.strip() for line in lines[places[-1] :] if line.strip()]
+    return lines[: places[0]], pieces, ["\n".join(footer)] if footer else []
 
 
 def _after(lines: list[str], start: int, stop: int, dash: int) -> int:
@@ -86,20 +93,44 @@ def _after(lines: list[str], start: int, stop: int, dash: int) -> int:
     return end
 
 
-def _entry(lines: list[str]) -> tuple[tuple[str, str], str]:
-    """Sort key and canonical text of one entry given its lines, comments above it included."""
+def block(entry: Mapping[str, Any]) -> str:
+    """The canonical text of a new entry, given in Python's own types; RefusedError is left to who reads it back."""
+    data = CommentedMap(papers=CommentedSeq([_quoted(entry, ())]))
+    _arrange(data["papers"][0], schema.Paper)
+    _style(data["papers"][0], ())
+    return "\n".join(_dump(data).splitlines()[1:])
+
+
+def sort_key(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Entries stand by date, then by id."""
+    return str(entry.get("date")), str(entry.get("id"))
+
+
+def entry_text(lines: list[str], change: Callable[[CommentedMap], None] | None = None) -> tuple[tuple[str, str], str]:
+    """Sort key and canonical text of one entry given its lines, comments above it included, after a change."""
     above = 0
     while lines[above].lstrip().startswith("#"):
         above += 1
     comments = [f"  {line.strip()}" for line in lines[:above]]
     data = parse("\n".join(["papers:", *lines[above:]]))
     entry = data["papers"][0]
+    if change:
+        change(entry)
     _arrange(entry, schema.Paper)
     _style(entry, ())
     body = _dump(data).splitlines()[1:]
-    return (str(entry.get("date")), str(entry.get("id"))), "\n".join(
-        [*comments, *(line for line in body if line.strip())]
-    )
+    return sort_key(entry), "\n".join([*comments, *(line for line in body if line.strip())])
+
+
+def _quoted(value: Any, place: tuple[str, ...]) -> Any:
+    """The same data as ruamel writes it, with the places of QUOTED in double quotes."""
+    if isinstance(value, Mapping):
+        return CommentedMap((key, _quoted(item, (*place, key))) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return CommentedSeq(_quoted(item, (*place, "item")) for item in value)
+    if isinstance(value, str) and QUOTED.fullmatch(".".join(place)):
+        return DoubleQuotedScalarString(value)
+    return value.replace() if isinstance(value, datetime.date) else value  # a date of its own gets no YAML anchor
 
 
 def _arrange(node: Any, model: type[schema.Strict]) -> None:
@@ -165,7 +196,7 @@ def _assert_kept(document: Document, text: str) -> None:
     """RefusedError unless the new text holds the same facts and as many comments as the old one."""
     old, new = plain(document.data), plain(parse(text))
     for data in (old, new):
-        data["papers"].sort(key=lambda entry: (str(entry.get("date")), str(entry.get("id"))))
+        data["papers"].sort(key=sort_key)
     marks = [
         len(re.findall(r"(?m)(?:^|\s)#", each))
         for each in (document.text.removeprefix(SCHEMA_LINE), text.removeprefix(SCHEMA_LINE))
@@ -177,10 +208,14 @@ def _assert_kept(document: Document, text: str) -> None:
 
 
 def write(root: Path, *, dry: bool = False) -> list[str]:
-    """Bring papers.yaml and its JSON Schema into canonical form; return the names of files that change(d)."""
+    """Bring papers.yaml and the JSON Schemas into canonical form; return the names of files that change(d)."""
     path = root / FILE
     document = read(path)
-    wanted = {path: canonical(document), schema.SCHEMA_FILE: schema.json_schema()}
+    wanted = {
+        path: canonical(document),
+        schema.SCHEMA_FILE: schema.json_schema(),
+        excluded.SCHEMA_FILE: excluded.json_schema(),
+    }
     changed = {
         file: text for file, text in wanted.items() if not file.is_file() or file.read_text(encoding="utf-8") != text
     }

@@ -2,7 +2,7 @@
 
 import typer
 
-from catalog.commands import catalogue, exporting, measuring, publishing
+from catalog.commands import catalogue, contributing, exporting, github, importing, measuring, publishing, upkeep
 from catalog.meta import command as meta
 
 app = typer.Typer(
@@ -18,9 +18,14 @@ app.command()(catalogue.build)
 app.command("list")(catalogue.list_papers)
 app.command()(catalogue.show)
 app.command()(catalogue.search)
+app.command()(contributing.add)
+app.command()(contributing.new)
+app.command("import")(importing.import_papers)
+app.command()(upkeep.sync)
 app.add_typer(exporting.app, name="export")
 app.command()(measuring.run)
 app.command()(measuring.results)
 app.add_typer(meta.app, name="meta")
 app.command()(publishing.readme)
 app.command()(publishing.site)
+app.add_typer(github.app, name="github")

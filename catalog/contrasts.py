@@ -5,6 +5,7 @@ What comes out is a number with its interval. Whether a claim holds is for the v
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,10 +37,14 @@ FEWEST = 3  # points of a trend
 
 
 class Contrast(NamedTuple):
-    """What was measured for a test, under the condition of its (left) arm; relative when the test's scale is ratio."""
+    """What was measured for a test, under the condition of its (left) arm; relative when the test's scale is ratio.
+
+    `baseline` is what the right arm of a metric test measured, a mean over its seeds.
+    """
 
     cell: Cell
     estimate: Estimate
+    baseline: float | None = None
 
 
 def measure(test: RunTest, paper: str, found: Sequence[Cell]) -> list[Contrast]:
@@ -61,8 +66,9 @@ def measure(test: RunTest, paper: str, found: Sequence[Cell]) -> list[Contrast]:
     for cell in _side(left, paper, test, found):
         other = _counterpart(cell, list(_side(right, paper, test, found)))
         estimate = _estimate(test, (cell, left), (other, right)) if other else None
-        if estimate:
-            measured.append(Contrast(cell, estimate))
+        if other and estimate:
+            baseline = fmean(_by_seed(other, right, test.quantity).values())
+            measured.append(Contrast(cell, estimate, baseline))
     return measured
 
 

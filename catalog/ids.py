@@ -84,7 +84,9 @@ def links(ids: Mapping[Kind, str]) -> dict[str, str]:
 
 def resolve(text: str, papers: Iterable[Paper]) -> Paper:
     """The entry named by a slug, nickname, module, outside id or URL; else UnknownPaperError."""
-    names = {name: paper for paper in papers for name in _names(paper)}
+    known = list(papers)
+    names = {name: paper for paper in known for name in _nicknames(paper)}
+    names |= {name: paper for paper in known for name in _names(paper)}
     for key in (text.strip().casefold(), _key(text)):
         if key in names:
             return names[key]
@@ -94,9 +96,13 @@ def resolve(text: str, papers: Iterable[Paper]) -> Paper:
 
 
 def _names(paper: Paper) -> list[str]:
-    ids = [str(PaperId(kind, value)).casefold() for kind, value in paper.ids.given().items()]
+    return [paper.id, *(str(PaperId(kind, value)).casefold() for kind, value in paper.ids.given().items())]
+
+
+def _nicknames(paper: Paper) -> list[str]:
+    """What a paper is called besides its ids; an id of another paper goes before."""
     other = [paper.nickname, paper.reproduction.module if paper.reproduction else None]
-    return [paper.id, *ids, *(name.casefold() for name in other if name)]
+    return [name.casefold() for name in other if name]
 
 
 def _key(text: str) -> str:

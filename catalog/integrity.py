@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from catalog import schema
+from catalog import excluded, schema
 from catalog.canonical import canonical
 from catalog.papers import FILE, Catalogue
 from catalog.problems import Problem, RefusedError, did_you_mean
@@ -18,7 +18,7 @@ RESULTS = Path("reproduce", "results")
 
 def check(root: Path, catalogue: Catalogue) -> list[Problem]:
     """Problems of the file's format, the JSON Schema, the modules, the records and the README."""
-    problems = [*format_is_canonical(catalogue), *schema_is_current()]
+    problems = [*format_is_canonical(catalogue), *schema_is_current(), *excluded.check(root, catalogue)]
     try:
         modules, records = reproduction(root)
     except RefusedError as refused:
@@ -27,6 +27,7 @@ def check(root: Path, catalogue: Catalogue) -> list[Problem]:
         *problems,
         *readme_is_current(root),
         *modules_have_entries(catalogue, modules),
+        *hooks_are_written(modules.values()),
         *records_have_entries(catalogue, records),
         *versions_follow_modules(catalogue, modules, records),
     ]
@@ -58,10 +59,14 @@ def format_is_canonical(catalogue: Catalogue) -> Iterator[Problem]:
 
 
 def schema_is_current() -> Iterator[Problem]:
-    """The JSON Schema beside the package is the one of the models."""
-    file = schema.SCHEMA_FILE
-    if not file.is_file() or file.read_text(encoding="utf-8") != schema.json_schema():
-        yield Problem("schema-drift", f"catalog/{file.name}:1", "", "differs from catalog/schema.py", "run `hft fmt`")
+    """The JSON Schemas beside the package are those of the models."""
+    for file, source, text in (
+        (schema.SCHEMA_FILE, "schema.py", schema.json_schema()),
+        (excluded.SCHEMA_FILE, "excluded.py", excluded.json_schema()),
+    ):
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            message = f"differs from catalog/{source}"
+            yield Problem("schema-drift", f"catalog/{file.name}:1", "", message, "run `hft fmt`")
 
 
 def modules_have_entries(catalogue: Catalogue, modules: dict[str, find.Module]) -> Iterator[Problem]:
@@ -79,13 +84,26 @@ def modules_have_entries(catalogue: Catalogue, modules: dict[str, find.Module]) 
         elif modules[name].arxiv != paper.ids.arxiv:
             message = f"module {name} is of arXiv {modules[name].arxiv}, the entry of {paper.ids.arxiv}"
             yield catalogue.document.problem("module-mismatch", place, message, "name the module after the entry's id")
-    for entry in catalogue.document.entries:  # also those that do not fit the schema, whose errors are told elsewhere
+    document, fitting = catalogue.document, set(catalogue.places)
+    for index in range(len(document)):  # also those that do not fit the schema, whose errors are told elsewhere
+        if index in fitting:
+            continue
+        entry = document.entry(index)
         reproduction_ = entry.get("reproduction") if isinstance(entry, dict) else None
         named.add(str(reproduction_.get("module")) if isinstance(reproduction_, dict) else "")
     for name in sorted(modules.keys() - named):
         message = f"no entry names the module {name}"
         fix = f"add `reproduction: {{module: {name}}}` to the entry of arXiv {modules[name].arxiv} in {FILE}"
         yield Problem("module-without-entry", f"reproduce/papers/{name}.py:1", "", message, fix)
+
+
+def hooks_are_written(modules: Iterable[find.Module]) -> Iterator[Problem]:
+    """No module has a hook as `hft new` left it: one that raises NotImplementedError."""
+    for module in modules:
+        for node in ast.walk(ast.parse(module.path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and "NotImplementedError" in ast.dump(node):
+                where = f"reproduce/papers/{module.name}.py:{node.lineno}"
+                yield Problem("hook-unwritten", where, "", "this hook is not written yet", "write it, or remove it")
 
 
 def records_have_entries(catalogue: Catalogue, records: Iterable[Record]) -> Iterator[Problem]:

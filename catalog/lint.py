@@ -6,19 +6,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from rapidfuzz import fuzz
-
-from catalog import ids, integrity
+from catalog import dedupe, ids, integrity
 from catalog.papers import FILE, Catalogue, Document, read, validate
 from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.taxonomy import BASELINES
 
-SECRET = re.compile(r"(?i)(access_?)?token|api_?key|key|sig(nature)?|secret|password|auth|expires|x-amz-.*")
+SECRET = re.compile(r"(?i)(\w*_)?token|access_?token|api_?key|key|sig(nature)?|secret|password|auth|expires|x-amz-.*")
 TRACKER = re.compile(r"(?i)utm_.*|fbclid|gclid|mc_[ce]id|ref|ref_src|source|share|si|igsh")
 BUILT_HOSTS = ("arxiv.org", "openreview.net", "doi.org", "dx.doi.org", "aclanthology.org")
 EXPIRING_HOSTS = ("anonymous.4open.science", "anonymous.github.io")
 RESERVED = (*BASELINES, "poison")
-SAME_TITLE = 95.0  # rapidfuzz ratio; 100 means equal
 
 
 def check(root: Path) -> list[Problem]:
@@ -146,21 +143,18 @@ def names_are_single(catalogue: Catalogue) -> Iterator[Problem]:
 
 def titles_are_single(catalogue: Catalogue) -> Iterator[Problem]:
     """No two entries within a year have nearly the same title."""
-    titles = [re.sub(r"\W+", " ", paper.title.casefold()).strip() for paper in catalogue.papers]
-    for later, (index, paper) in enumerate(catalogue.numbered()):
-        for earlier, other in enumerate(catalogue.papers[:later]):
-            near_in_time = abs((paper.date - other.date).days) <= 366
-            if near_in_time and fuzz.ratio(titles[later], titles[earlier]) >= SAME_TITLE:
-                message = f"title nearly equal to that of entry '{other.id}', less than a year apart"
-                fix = "if they are one paper (arXiv and OpenReview twins), merge them into one entry"
-                yield catalogue.document.problem("duplicate", ("papers", index, "title"), message, fix)
+    places = {id(paper): index for index, paper in catalogue.numbered()}
+    for paper, other in dedupe.twins(catalogue.papers):
+        message = f"title nearly equal to that of entry '{other.id}', less than a year apart"
+        fix = "if they are one paper (arXiv and OpenReview twins), merge them into one entry"
+        yield catalogue.document.problem("duplicate", ("papers", places[id(paper)], "title"), message, fix)
 
 
 def links_are_clean(catalogue: Catalogue) -> Iterator[Problem]:
     """Links use https, carry no token, tracker or query, and repeat no address that an id gives."""
     for index, paper in catalogue.numbered():
         for kind, link in paper.links.model_dump(exclude_none=True).items():
-            for code, message, fix in _faults(link):
+            for code, message, fix in link_faults(link):
                 yield catalogue.document.problem(code, ("papers", index, "links", kind), f"{kind} {message}", fix)
             if kind == "code" and urlsplit(link).hostname in EXPIRING_HOSTS:
                 message = f"code link to an anonymous host, which expires: {link}"
@@ -169,31 +163,27 @@ def links_are_clean(catalogue: Catalogue) -> Iterator[Problem]:
                 yield catalogue.document.problem("link-expiring", place, message, fix, warning=True)
 
 
-def _faults(link: str) -> Iterator[tuple[str, str, str]]:
+def link_faults(link: str) -> Iterator[tuple[str, str, str]]:
+    """Code, message and fix of everything that clings to a link; secrets are not told on."""
     parts = urlsplit(link)
     host = (parts.hostname or "").removeprefix("www.")
-    if parts.scheme == "http":
-        yield "link-http", f"link without encryption: {link}", f"write https:{link.removeprefix('http:')}"
-    if parts.username or parts.password:
-        yield (
-            "link-token",
-            f"link carries credentials for {host}",
-            "remove them, and revoke them if they are real",
-        )
-    if host in BUILT_HOSTS:
-        yield "link-built", f"link {link} repeats an id", "put the id under `ids:`; the link is built from it"
-    bare = link.partition("?")[0]
+    bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    if any(SECRET.fullmatch(name) for name in names):
-        yield (
-            "link-token",
-            f"link to {host} carries a token",
-            f"write {bare} (and revoke the token if it is real)",
-        )
+    has_token = any(SECRET.fullmatch(name) for name in names)
+    has_credentials = bool(parts.username or parts.password)
+    shown = bare if has_token or has_credentials else link
+    if parts.scheme == "http":
+        yield "link-http", f"link without encryption: {shown}", f"write https:{shown.removeprefix('http:')}"
+    if has_credentials:
+        yield "link-token", f"link carries credentials for {host}", "remove them, and revoke them if they are real"
+    if host in BUILT_HOSTS:
+        yield "link-built", f"link {shown} repeats an id", "put the id under `ids:`; the link is built from it"
+    if has_token:
+        yield "link-token", f"link to {host} carries a token", f"write {bare} (and revoke the token if it is real)"
     elif any(TRACKER.fullmatch(name) for name in names):
-        yield "link-tracker", f"link carries a tracker: {link}", f"write {bare}"
+        yield "link-tracker", f"link carries a tracker: {shown}", f"write {bare}"
     elif "?" in link:
-        yield "link-query", f"link carries a stray query: {link}", f"write {bare}"
+        yield "link-query", f"link carries a stray query: {shown}", f"write {bare}"
 
 
 def claims_are_single(catalogue: Catalogue) -> Iterator[Problem]:
@@ -208,6 +198,16 @@ def claims_are_single(catalogue: Catalogue) -> Iterator[Problem]:
                 )
 
 
+def guesses_are_marked(catalogue: Catalogue) -> Iterator[Problem]:
+    """A warning for every entry that names keys as guesses."""
+    for index, paper in catalogue.numbered():
+        if paper.unsure:
+            first = next((str(ids.PaperId(kind, value)) for kind, value in paper.ids.given().items()), paper.id)
+            message = f"not looked up yet: {', '.join(paper.unsure)}"
+            fix = f"`hft add {first}` with a network fills in a title; correct the rest and remove `unsure:`"
+            yield catalogue.document.problem("unsure", ("papers", index, "unsure"), message, fix, warning=True)
+
+
 RULES: tuple[Callable[[Catalogue], Iterator[Problem]], ...] = (
     stage_fits_type,
     tags_are_known,
@@ -217,4 +217,5 @@ RULES: tuple[Callable[[Catalogue], Iterator[Problem]], ...] = (
     titles_are_single,
     links_are_clean,
     claims_are_single,
+    guesses_are_marked,
 )

@@ -1,23 +1,26 @@
 """Read papers.yaml: parsed with the line of every key, then validated entry by entry."""
 
-import datetime
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
 
-from catalog import ids, schema
+from catalog import ids, plainyaml, schema
+from catalog.blocks import Blocks
 from catalog.problems import Problem, RefusedError, did_you_mean
+from catalog.roundtrip import FILE as FILE
+from catalog.roundtrip import broken
+from catalog.roundtrip import parse as parse
+from catalog.roundtrip import plain as plain
+from catalog.roundtrip import round_trip as round_trip
 
-FILE = "papers.yaml"
+QUOTED_IDS = re.compile(r'^ +ids: \{(?:\w+: (?:null|"[^"\\\n]*")(?:, |(?=\})))*\}$', re.MULTILINE)
 
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=schema.Strict)
@@ -25,11 +28,24 @@ Model = TypeVar("Model", bound=schema.Strict)
 
 @dataclass(frozen=True)
 class Document:
-    """papers.yaml as parsed: not validated, every node knowing its line."""
+    """papers.yaml as text, not validated; parsed as far as someone asks, every node knowing its line.
+
+    `given` is what ruamel made of the text, for who has it already.
+    """
 
     path: Path
     text: str
-    data: CommentedMap
+    given: CommentedMap | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def data(self) -> CommentedMap:
+        """The whole as ruamel parses it, with comments; RefusedError names line and fix when it is no YAML mapping."""
+        return parse(self.text) if self.given is None else self.given
+
+    @cached_property
+    def blocks(self) -> Blocks | None:
+        """Where each entry stands in the text; None when it is not written as a list of blocks at the end."""
+        return Blocks.of(self.text) if self.given is None else None
 
     @property
     def entries(self) -> list[Any]:
@@ -37,9 +53,46 @@ class Document:
         papers = self.data.get("papers")
         return papers if isinstance(papers, list) else []
 
+    def __len__(self) -> int:
+        """The number of entries."""
+        return len(self.entries if self.blocks is None else self.blocks)
+
+    def entry(self, index: int) -> Any:
+        """One raw entry, parsed alone where that can be done."""
+        data, item, _ = self._part(index)
+        return data["papers"][item]
+
+    def plain_entries(self) -> Iterator[Any]:
+        """The entries one by one in Python's own types; RefusedError when the text is no YAML."""
+        for index, block in enumerate(self.blocks if self.blocks is not None else ()):
+            try:
+                (entry,) = plainyaml.load(block)
+            except ValueError:
+                entry = plain(self.entry(index))
+            yield entry
+        if self.blocks is None:
+            yield from map(plain, self.entries)
+
+    @cached_property
+    def head(self) -> CommentedMap:
+        """The raw mapping above the entries, `papers` an empty key."""
+        return self.data if self.blocks is None else parse(self.blocks.head)
+
+    def _part(self, index: int) -> tuple[CommentedMap, int, int]:
+        """A mapping that holds the entry, its place under `papers`, and the line of the file it begins after."""
+        if self.blocks is not None:
+            try:
+                return _alone(self.blocks[index]), 0, self.blocks.lines[index] - 2
+            except RefusedError:  # broken, which the whole tells with the right line, or an alias
+                pass
+        return self.data, index, 0
+
     def line(self, place: Place) -> int:
         """Line (from 1) of a key or list item, or of its nearest parent when it is absent."""
-        node: Any = self.data
+        node, above = self.head, 0
+        if len(place) > 1 and place[0] == "papers":
+            node, item, above = self._part(int(place[1]))
+            place = ("papers", item, *place[2:])
         found = 0
         for step in place:
             if isinstance(node, CommentedMap) and step in node:
@@ -49,13 +102,13 @@ class Document:
             else:
                 continue
             node = node[step]
-        return found + 1
+        return found + above + 1
 
     def slug(self, place: Place) -> str:
         """What to call the entry a place lies in: its id, or its number when it has none."""
         if len(place) < 2 or place[0] != "papers":
             return ""
-        entry = self.entries[int(place[1])]
+        entry = self.entry(int(place[1]))
         name = entry.get("id") if isinstance(entry, dict) else None
         return str(name) if name is not None else f"entry {int(place[1]) + 1}"
 
@@ -79,13 +132,13 @@ class Catalogue:
 
 
 def read(path: Path) -> Document:
-    """Parse papers.yaml; RefusedError names line and fix when it is no YAML mapping."""
+    """papers.yaml as a document; RefusedError names the line of a byte that is not UTF-8."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise RefusedError([_broken(line, "a byte that is not UTF-8")]) from error
-    return Document(path, text, parse(text))
+        raise RefusedError([broken(line, "a byte that is not UTF-8")]) from error
+    return Document(path, text)
 
 
 def load(path: Path) -> tuple[schema.Head, list[schema.Paper]]:
@@ -98,23 +151,45 @@ def load(path: Path) -> tuple[schema.Head, list[schema.Paper]]:
 
 def validate(document: Document) -> tuple[Catalogue, list[Problem]]:
     """Everything that fits the schema, and a problem for every key that does not."""
-    rest = {key: value for key, value in document.data.items() if key != "papers"}
-    head, problems = _validated(document, (), schema.Head, rest)
-    if not isinstance(document.data.get("papers"), list):
+    rest = {key: value for key, value in document.head.items() if key != "papers"}
+    head, problems = _validated(document, (), schema.Head, plain(rest))
+    if document.blocks is None and not isinstance(document.data.get("papers"), list):
         problems.append(document.problem("schema", ("papers",), "no list of papers", "add `papers:` with entries"))
     papers, places = [], []
-    for index, entry in enumerate(document.entries):
+    alike: dict[schema.Strict, schema.Strict] = {}
+    for index, entry in enumerate(document.plain_entries()):
         paper, found = _validated(document, ("papers", index), schema.Paper, entry)
         problems += found
         if paper:
+            _share(paper, alike)
             papers.append(paper)
             places.append(index)
     return Catalogue(document, head, papers, places), problems + list(unquoted(document))
 
 
+def _share(paper: schema.Paper, known: dict[schema.Strict, schema.Strict]) -> None:
+    """Let papers with equal venue, setting, links or curation hold the same frozen object, which halves the memory."""
+    for name in ("venue", "setting", "links", "curation"):
+        if part := getattr(paper, name):
+            paper.__dict__[name] = known.setdefault(part, part)
+
+
+def add(path: Path, *entries: Mapping[str, Any]) -> None:
+    """Put new entries, in the form of `schema.Paper`, into papers.yaml: each in its place by date and id.
+
+    Comments, order and every other byte stay; the file changes whole or, on RefusedError, not at all.
+    """
+    from catalog import editing  # it reads with this module
+
+    editing.save(path, editing.insert(read(path), entries))
+
+
 def unquoted(document: Document) -> Iterator[Problem]:
     """A problem for every outside id written without quotes, where YAML may have eaten a zero."""
-    for index, entry in enumerate(document.entries):
+    for index in range(len(document)):
+        if document.blocks is not None and _ids_are_quoted(document.blocks[index]):
+            continue
+        entry = document.entry(index)
         given = entry.get("ids") if isinstance(entry, dict) else None
         for kind, value in given.items() if isinstance(given, dict) else ():
             if value is None or isinstance(value, DoubleQuotedScalarString | SingleQuotedScalarString):
@@ -125,72 +200,20 @@ def unquoted(document: Document) -> Iterator[Problem]:
             yield document.problem("unquoted-id", place, message, fix if kind == "arxiv" else f'{kind}: "{value}"')
 
 
-def round_trip() -> YAML:
-    """The one YAML style of this project; None is written as null."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.add_representer(type(None), _null)
-    return yaml
+def _ids_are_quoted(block: str) -> bool:
+    """Whether the lines of an entry show it at once: one mapping of ids, all of them in double quotes or null."""
+    return block.count("ids:") == 1 and QUOTED_IDS.search(block) is not None
 
 
-def _null(representer: Any, _: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
-
-
-def parse(text: str) -> CommentedMap:
-    """The mapping in a YAML text; RefusedError with the line when there is none."""
-    try:
-        data = round_trip().load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        message = " ".join(str(part) for part in (error.context, error.problem) if part)
-        raise RefusedError([_broken(mark.line + 1 if mark else 1, message)]) from error
-    except ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise RefusedError([_broken(line, f"a character that YAML does not allow ({error.reason})")]) from error
-    except ValueError as error:
-        raise RefusedError([_broken(_impossible_date(text), str(error))]) from error
-    if not isinstance(data, CommentedMap):
-        raise RefusedError([_broken(1, "the root is no mapping of schema, tags, venues and papers")])
-    return data
-
-
-def _impossible_date(text: str) -> int:
-    """Line of the first thing that looks like a date and is none; 1 when there is none."""
-    for number, line in enumerate(text.splitlines(), 1):
-        for found in re.findall(r"\b\d{4}-\d\d-\d\d\b", line):
-            try:
-                datetime.date.fromisoformat(found)
-            except ValueError:
-                return number
-    return 1
-
-
-def plain(node: Any) -> Any:
-    """The same data in Python's own types, without ruamel's wrappers."""
-    if isinstance(node, dict):
-        return {plain(key): plain(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [plain(item) for item in node]
-    if isinstance(node, datetime.datetime):
-        return node.isoformat()
-    for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return node
-
-
-def _broken(line: int, message: str) -> Problem:
-    return Problem(
-        "yaml", f"{FILE}:{line}", "", f"broken YAML: {message}", "mend the syntax on or just above this line"
-    )
+@lru_cache(maxsize=64)
+def _alone(block: str) -> CommentedMap:
+    """One entry parsed by itself, as the only one below `papers`."""
+    return parse(f"papers:\n{block}")
 
 
 def _validated(document: Document, place: Place, model: type[Model], raw: Any) -> tuple[Model | None, list[Problem]]:
     try:
-        return model.model_validate(plain(raw)), []
+        return model.model_validate(raw), []
     except ValidationError as error:
         found = [_misfit(document, place, dict(detail)) for detail in error.errors(include_url=False)]
         return None, [problem for problem in found if problem]

@@ -4,12 +4,17 @@ import re
 from typing import Any, TypedDict
 
 import pandas as pd
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, bindparam, text
 from sqlmodel import Session, col, select
 
 from catalog import schema
-from catalog.tables import Author, Authorship, Paper, Run, Tag, Tagging
+from catalog.tables import Author, Authorship, Category, Paper, Preprint, Run, Tag, Tagging
 from catalog.taxonomy import PaperType, Stage, Status
+
+WEIGHTS = "0, 10, 10, 5, 4, 2, 8, 1, 1"
+"""What a match counts by column of the index: id (not searched), title, nickname, authors, tags, claims, ids, …"""
+RANKED = 1_000
+"""Of more matches than these only the newest are ranked, so that a word of every other title answers as fast."""
 
 
 class PaperRow(TypedDict):
@@ -69,33 +74,45 @@ def tags(engine: Engine) -> dict[str, str]:
 
 
 def search(engine: Engine, words: str, limit: int = 20) -> list[Hit]:
-    """Papers with all words in title, authors, tags, claims or ids, best first; the last may be cut short."""
+    """Papers with all words in any indexed text, arXiv's abstract included, best first; the last may be cut short."""
     tokens = re.findall(r"\w+", words)
     if not tokens:
         return []
     match = " ".join(f'"{token}"' for token in tokens) + "*"
-    query = text(
-        "SELECT s.id, p.title, -bm25(paper_search, 0, 10, 10, 5, 4, 2, 8) AS score, "
-        "snippet(paper_search, -1, '[', ']', '…', 16) AS snippet "
-        "FROM paper_search AS s JOIN paper AS p ON p.id = s.id "
-        "WHERE paper_search MATCH :match ORDER BY score DESC, s.id LIMIT :limit"
+    best = text(
+        f"WITH newest AS MATERIALIZED (SELECT rowid AS number, bm25(paper_search, {WEIGHTS}) AS score "
+        "FROM paper_search WHERE paper_search MATCH :match ORDER BY rowid DESC LIMIT :ranked) "
+        "SELECT number, score FROM newest ORDER BY score, number LIMIT :limit"
     )
+    shown = text(
+        "SELECT s.rowid AS number, s.id, p.title, snippet(paper_search, -1, '[', ']', '…', 16) AS snippet "
+        "FROM paper_search AS s JOIN paper AS p ON p.id = s.id WHERE paper_search MATCH :match "
+        "AND s.rowid BETWEEN :first AND :last AND +s.rowid IN :numbers"  # + keeps it from one search for each number
+    ).bindparams(bindparam("numbers", expanding=True))
     with engine.connect() as connection:
-        rows = connection.execute(query, {"match": match, "limit": limit}).mappings()
-        return [Hit(id=r["id"], title=r["title"], score=round(r["score"], 4), snippet=r["snippet"]) for r in rows]
+        scores = connection.execute(best, {"match": match, "limit": limit, "ranked": RANKED}).all()
+        numbers = [number for number, _ in scores]
+        bounds = {"first": min(numbers, default=0), "last": max(numbers, default=0), "numbers": numbers}
+        rows = {row.number: row for row in connection.execute(shown, {"match": match, **bounds})}
+    found = [(rows[number], score) for number, score in scores]
+    return [Hit(id=row.id, title=row.title, score=round(-score, 4), snippet=row.snippet) for row, score in found]
 
 
 def show(engine: Engine, paper: schema.Paper) -> dict[str, Any]:
-    """Everything known of one paper, ready for JSON: entry, addresses, status, number of runs by state."""
+    """Everything known of one paper, ready for JSON: entry, addresses, status, runs by state, what arXiv says."""
     with Session(engine) as session:
         row = session.get_one(Paper, paper.id)
+        preprint = session.get(Preprint, paper.id)
+        in_order = select(Category.name).where(Category.paper == paper.id).order_by(col(Category.position))
+        categories = list(session.exec(in_order).all())
         states = session.exec(select(Run.testbed, Run.status).where(Run.paper == paper.id)).all()
     runs: dict[str, dict[str, int]] = {}
     for testbed, status in states:
         counts = runs.setdefault(testbed, {})
         counts[status] = counts.get(status, 0) + 1
     entry = paper.model_dump(mode="json", exclude_none=True)
-    return {**entry, "links": paper.addresses(), "status": row.status, "runs": runs}
+    said = {**preprint.model_dump(mode="json", exclude={"paper"}), "categories": categories} if preprint else None
+    return {**entry, "links": paper.addresses(), "status": row.status, "runs": runs, "arxiv": said}
 
 
 def runs(engine: Engine, paper: str | None = None, testbed: str | None = None) -> pd.DataFrame:
@@ -154,7 +171,7 @@ def _row(paper: Paper, authors: dict[str, list[str]], tags: dict[str, list[str]]
         id=paper.id,
         title=paper.title,
         nickname=paper.nickname,
-        authors=authors[paper.id],
+        authors=authors.get(paper.id, []),
         date=paper.date.isoformat(),
         venue=paper.venue,
         year=paper.venue_year,

@@ -8,6 +8,7 @@ from catalog import conditions, costs, measured, standings
 from catalog.conditions import condition_of
 from catalog.measured import Cell
 from catalog.meta.effects import Estimate
+from catalog.meta.worst import Worst
 from catalog.schema import Paper
 from catalog.standings import Standing
 from catalog.taxonomy import BASELINES
@@ -16,7 +17,17 @@ from reproduce.record import Record
 METHOD = "method"
 COSTS = ("passes", "seconds", "memory")
 DEFAULT = [METHOD, "HS", "SFT", "HS−SFT", "FA", "SFT", "FA−SFT", "over refusal", *(f"{kind} / SFT" for kind in COSTS)]
-WORST = [METHOD, "worst HS", "where", "SFT there", "worst HS−SFT", "where", "measured", "against its controls"]
+WORST = [
+    METHOD,
+    "worst HS",
+    "where",
+    "corrected",
+    "SFT there",
+    "worst HS−SFT",
+    "where",
+    "measured",
+    "against its controls",
+]
 CELLS = [METHOD, "attack", "p", "HS", "HS+", "refusal", "FA", "over refusal", "help", "seeds"]
 SHOWN = ("harmful", "harmful_plus", "refusal", "accuracy", "over_refusal", "benign_help")
 PAIRED = ("harmful", "accuracy", "over_refusal")
@@ -80,14 +91,24 @@ def _worst(standing: Standing) -> dict[str, Any]:
         "harmful": _estimate(cell.metrics["harmful"]) if cell else None,
         "accuracy": _estimate(cell.metrics.get("accuracy")) if cell else None,
         "sft": _twin(cell) if cell else None,
+        "corrected": _corrected(standing.corrected),
         "gain_condition": gain,
         "harmful_vs_sft": _estimate(standing.cells[gain].versus_sft["harmful"]) if gain else None,
+        "gain_corrected": _corrected(standing.corrected_gain),
         "measured": len(standing.measured),
         "declared": len(conditions.DECLARED),
         "complete": standing.complete,
         "not_run": standing.missing,
         "without_numbers": standing.without_numbers,
     }
+
+
+def _corrected(found: Worst | None) -> dict[str, Any] | None:
+    """The maximum over conditions, corrected for having been looked for."""
+    if found is None:
+        return None
+    limits = {"value": found.value, "low": found.low, "high": found.high}
+    return limits | {"conditions": list(found.conditions), "plausible": list(found.plausible)}
 
 
 def _twin(cell: Cell) -> dict[str, Any] | None:
@@ -139,6 +160,7 @@ def _worst_line(standing: Standing) -> tuple[str, ...]:
     cell, gained = standing.cells.get(worst or ""), standing.cells.get(gain or "")
     return (
         _name(standing.cell), _percent(cell.metrics["harmful"] if cell else None), worst or "–",
+        _percent(standing.corrected),
         _percent(cell.twin.metrics.get("harmful") if cell and cell.twin else None),
         _points(gained.versus_sft["harmful"] if gained else None), gain or "–",
         f"{len(standing.measured)} of {len(conditions.DECLARED)}{'' if standing.complete else ': incomplete'}",
@@ -177,7 +199,7 @@ def _values(cell: Cell) -> Sequence[str]:
     return [_percent(cell.metrics.get(metric)) for metric in SHOWN]
 
 
-def _percent(estimate: Estimate | None) -> str:
+def _percent(estimate: Estimate | Worst | None) -> str:
     if estimate is None:
         return "–"
     return f"{100 * estimate.value:.0f} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"

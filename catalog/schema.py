@@ -49,16 +49,23 @@ class Publication(Strict):
 
 
 class Setting(Strict):
-    """Who the attacker is: what is accessible, what data is used, what is trained."""
+    """Who the attacker is, as far as it is known: what is accessible, what data is used, what is trained."""
 
-    access: taxonomy.Access
-    harmful_data: taxonomy.HarmfulData
-    adapts: taxonomy.Adapts
+    access: taxonomy.Access | None = None
+    harmful_data: taxonomy.HarmfulData | None = None
+    adapts: taxonomy.Adapts | None = None
+
+    @model_validator(mode="after")
+    def says_something(self) -> "Setting":
+        if not self.model_fields_set:
+            raise PydanticCustomError("empty_setting", "setting is empty; leave it out")
+        return self
 
 
 class Links(Strict):
-    """Addresses that no id stands for."""
+    """Addresses that no id stands for; `paper` is where it is published, when none of the ids leads there."""
 
+    paper: Link | None = None
     code: Link | None = None
     data: Link | None = None
     project: Link | None = None
@@ -265,31 +272,33 @@ class Reproduction(Strict):
 
 
 class Curation(Strict):
-    """When and from where an entry came, and when a person last checked it."""
+    """When and from where an entry came, when a person last checked it, and what of it is in doubt."""
 
     added: datetime.date
     source: Text
     checked: datetime.date
+    note: Text | None = None
 
 
 class Paper(Strict):
-    """One entry of the catalogue."""
+    """One entry of the catalogue; `unsure` names the keys that are guesses until someone looks them up."""
 
     id: Slug
     title: Text
     nickname: Text | None = None
-    authors: Annotated[list[Text], Field(min_length=1)]
+    authors: list[Text]
     date: datetime.date
     ids: Ids
     venue: Publication
     type: taxonomy.PaperType
     stage: taxonomy.Stage | None = None
     tags: list[Slug] = []
-    setting: Setting
+    setting: Setting | None = None
     links: Links = Links()
     claims: list[Claim] = []
     reported: list[Reported] = []
     reproduction: Reproduction | None = None
+    unsure: list[taxonomy.Guessable] = []
     curation: Curation
 
     def addresses(self) -> dict[str, str]:

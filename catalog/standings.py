@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from catalog import conditions, contrasts
 from catalog.conditions import condition_of
 from catalog.measured import Cell, canonical
+from catalog.meta import worst
 from catalog.meta.effects import Estimate
+from catalog.meta.worst import Worst
 from catalog.schema import MetricTest, Paper
 
 MAIN = "main"
@@ -97,6 +100,22 @@ class Standing:
         """The condition in which the harmful score is lowered least, or raised most, against the SFT twin."""
         gaps = {name: cell.versus_sft["harmful"] for name, cell in self.cells.items() if "harmful" in cell.versus_sft}
         return max(gaps, key=lambda name: gaps[name].value, default=None)
+
+    @cached_property
+    def corrected(self) -> Worst | None:
+        """The highest harmful score over the measured conditions, corrected for having been looked for."""
+        known = {name: cell.outcomes("harmful") for name, cell in self.measured.items()}
+        return worst.of_arms(known) if known else None
+
+    @cached_property
+    def corrected_gain(self) -> Worst | None:
+        """The least gain over the SFT twin, corrected in the same way."""
+        pairs = {
+            name: (cell.outcomes("harmful"), cell.twin.outcomes("harmful"))
+            for name, cell in self.cells.items()
+            if cell.twin and "harmful" in cell.versus_sft
+        }
+        return worst.of_differences(pairs) if pairs else None
 
     def holds(self, cell: Cell) -> bool:
         """Is this one of the cells the standing was made of?"""

@@ -1,4 +1,4 @@
-"""Tables of the database, a build product of papers.yaml and the run records."""
+"""Tables of the database, a build product of papers.yaml, what arXiv says, and the run records."""
 
 import datetime
 from typing import Any
@@ -31,14 +31,31 @@ class Paper(SQLModel, table=True):
     publication: str
     type: str = Field(index=True)
     stage: str | None = Field(index=True)
-    access: str
-    harmful_data: str
-    adapts: str
+    access: str | None
+    harmful_data: str | None
+    adapts: str | None
     module: str | None
     status: str
     added: datetime.date
     source: str
     checked: datetime.date
+    note: str | None
+
+
+class Excluded(SQLModel, table=True):
+    """A candidate that was looked at and left out; `date` is YYYY-MM where the day was not seen."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    title: str
+    date: str
+    arxiv: str | None = Field(unique=True)
+    openreview: str | None = Field(unique=True)
+    doi: str | None = Field(unique=True)
+    acl: str | None = Field(unique=True)
+    decision: str
+    rule: str = Field(index=True)
+    why: str | None
+    decided: datetime.date
 
 
 class Author(SQLModel, table=True):
@@ -76,6 +93,29 @@ class Link(SQLModel, table=True):
     paper: str = Field(foreign_key="paper.id", primary_key=True)
     kind: str = Field(primary_key=True)
     url: str
+
+
+class Preprint(SQLModel, table=True):
+    """What arXiv says of a paper: its latest version, as the last `hft sync` saw it."""
+
+    paper: str = Field(foreign_key="paper.id", primary_key=True)
+    version: int
+    title: str
+    published: datetime.date
+    updated: datetime.date = Field(index=True)
+    comment: str | None
+    journal_ref: str | None
+    doi: str | None
+    withdrawn: bool
+    abstract: str | None
+
+
+class Category(SQLModel, table=True):
+    """An arXiv category of a paper; position 1 is the primary one."""
+
+    paper: str = Field(foreign_key="preprint.paper", primary_key=True)
+    position: int = Field(primary_key=True)
+    name: str = Field(index=True)
 
 
 class Claim(SQLModel, table=True):

@@ -1,6 +1,6 @@
 """The closed vocabularies of papers.yaml, free of imports so that `hft --help` stays quick."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 PaperType = Literal["attack", "defense", "mechanism", "benchmark", "survey"]
 Stage = Literal["pre-training", "alignment", "fine-tuning", "post-fine-tuning"]
@@ -12,8 +12,13 @@ Publication = Literal["preprint", "accepted"]
 VenueKind = Literal["conference", "journal", "workshop", "preprint"]
 ClaimKind = Literal["headline", "mechanism", "ablation", "control"]
 Unit = Literal["percent", "points", "score", "ratio", "loss"]
+FileFormat = Literal["bibtex", "csv", "ris", "markdown"]
 Matters = Literal["yes", "no", "unknown"]
+Guessable = Literal["title", "authors", "date", "type", "stage"]
 Status = Literal["reproduced", "module", "not reproduced yet"]
+
+PAPER_TYPES: tuple[PaperType, ...] = get_args(PaperType)
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 BASELINES = {
     "sft": "supervised fine-tuning of the aligned model, undefended",

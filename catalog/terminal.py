@@ -43,11 +43,14 @@ def card(facts: dict[str, Any]) -> None:
     """Print one paper, as `query.show` gives it, as a reference card."""
     venue = facts["venue"]
     typer.secho(facts["title"], bold=True)
-    typer.echo(", ".join(facts["authors"]))
+    typer.echo(", ".join(facts["authors"]) or "authors not known yet")
     typer.echo(f"{venue['name']} {venue['year']} ({venue['status']}), first public {facts['date']}")
     typer.echo(" · ".join([facts["type"], *([facts["stage"]] if "stage" in facts else []), *facts["tags"]]))
     for kind, address in facts["links"].items():
         typer.echo(f"{kind}: {address}")
+    if said := facts["arxiv"]:
+        withdrawn = ", WITHDRAWN" if said["withdrawn"] else ""
+        typer.echo(f"arXiv: version {said['version']} of {said['updated']}, {' '.join(said['categories'])}{withdrawn}")
     typer.echo(f"status: {facts['status']}")
     for testbed, counts in facts["runs"].items():
         typer.echo(f"runs on {testbed}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))

@@ -12,17 +12,30 @@ from catalog.taxonomy import PaperType, Stage, Status
 from catalog.terminal import card, complain, emit, table
 
 
-def check(as_json: Json = False) -> None:
-    """Check papers.yaml, modules, records and everything generated from them."""
-    from catalog import lint
+def check(
+    as_json: Json = False,
+    info: Annotated[bool, typer.Option("--info", help="List also what entries lack without fault.")] = False,
+) -> None:
+    """Check papers.yaml, excluded.yaml, modules, records and everything generated from them.
 
-    found = lint.check(root())
+    With --json and --info the document is {problems, information}, else the list of problems.
+    """
+    from catalog import lint, missing
+
+    home = root()
+    found = lint.check(home)
     problems = [problem for problem in found if not problem.warning]
     complain([problem for problem in found if problem.warning or not as_json])
+    with refusals():
+        lacking = missing.information(home) if info else []
     if as_json:
-        emit([problem.as_dict() for problem in problems])
-    elif not problems:
-        typer.echo("no problems")
+        listed = [problem.as_dict() for problem in problems]
+        emit({"problems": listed, "information": [fact.as_dict() for fact in lacking]} if info else listed)
+    else:
+        for fact in lacking:
+            typer.echo(f"info: {fact}")
+        if not problems:
+            typer.echo("no problems")
     raise typer.Exit(1 if problems else 0)
 
 
@@ -30,7 +43,7 @@ def fmt(
     as_json: Json = False,
     check_only: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if something would.")] = False,
 ) -> None:
-    """Write papers.yaml in its canonical form, and the JSON Schema beside it."""
+    """Write papers.yaml in its canonical form, and the JSON Schemas for editors."""
     from catalog import canonical
 
     with refusals():

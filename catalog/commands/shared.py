@@ -55,7 +55,7 @@ def refusals() -> Iterator[None]:
         complain(refused.problems)
         raise typer.Exit(1) from None
     except OSError as error:
-        fail(f"{error.filename2 or error.filename}: {error.strerror}; check the path and its permissions", 1)
+        fail(f"{error.filename2 or error.filename or 'disk'}: {error.strerror}; check the path and its permissions", 1)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -2,52 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from catalog.commands.shared import Json, fail, find_subject, refusals, root
+from catalog.commands.shared import Json
+from catalog.meta.agreement_command import agreement_command
+from catalog.meta.bias_command import bias_command
 from catalog.meta.network_command import network_command
-from catalog.terminal import complain, emit
+from catalog.meta.options import (
+    Ci,
+    Cluster,
+    Csv,
+    Events,
+    Label,
+    Level,
+    MeasureOf,
+    ModelOf,
+    Mods,
+    Pi,
+    Tau2,
+    Totals,
+    Vi,
+    Yi,
+    faults,
+    of_method,
+    read_table,
+)
+from catalog.meta.plan_command import plan_command
+from catalog.meta.report_command import report_command
+from catalog.meta.verdict_command import verdict_command
+from catalog.terminal import emit
 
 if TYPE_CHECKING:
     from catalog.meta.analysis import Choices, Data
     from catalog.meta.document import Document
-    from catalog.meta.settings import Effect
-    from catalog.meta.studies_csv import Studies
     from catalog.meta.weighted import Matrix
 
 app = typer.Typer(no_args_is_help=True, help="Meta-analysis: effects pooled, compared and explained.")
-app.command("network")(network_command)
 
-Csv = Annotated[Path | None, typer.Option("--csv", help="Table with a header and one row a study.", dir_okay=False)]
-Yi = Annotated[str | None, typer.Option("--yi", metavar="COL", help="Column of effects.")]
-Vi = Annotated[str | None, typer.Option("--vi", metavar="COL", help="Column of their sampling variances.")]
-MeasureOf = Annotated[
-    Literal["RD", "OR", "RR", "AS"] | None,
-    typer.Option("--measure", help="Risk difference, log odds ratio, log risk ratio, arcsine difference."),
-]
-Events = Annotated[str | None, typer.Option(metavar="COL,COL", help="Columns of events, method's and reference's.")]
-Totals = Annotated[str | None, typer.Option(metavar="COL,COL", help="Columns of totals in the same order.")]
-Label = Annotated[str | None, typer.Option(metavar="COL", help="Column of names [default: label, study, …].")]
-Tau2 = Annotated[Literal["REML", "DL", "PM", "ML"], typer.Option("--tau2", help="Estimator of tau².")]
-ModelOf = Annotated[
-    Literal["random", "common", "mh", "peto", "clusters", "three-level"] | None,
-    typer.Option("--model", help="[default: random; clusters with --cluster; three-level with --level too]"),
-]
-Ci = Annotated[
-    Literal["z", "hk", "hk-guarded", "cr2"] | None,
-    typer.Option(
-        "--ci", help="Normal, Hartung-Knapp, never narrower than normal, cluster-robust. [default: hk; fixed z]"
-    ),
-]
-Pi = Annotated[Literal["hts", "metafor", "none"], typer.Option("--pi", help="Prediction interval.")]
-Cluster = Annotated[str | None, typer.Option(metavar="COL", help="Column of the base model or paper of each effect.")]
-Level = Annotated[str | None, typer.Option(metavar="COL", help="Column of settings inside clusters.")]
-Mods = Annotated[str | None, typer.Option(metavar="COL,…", help="Moderators: numbers, or words to be told apart.")]
+app.command("bias")(bias_command)
+app.command("network")(network_command)
+app.command("report")(report_command)
+app.command("verdict")(verdict_command)
+app.command("agreement")(agreement_command)
+app.command("plan")(plan_command)
+
 Plot = Annotated[Path | None, typer.Option(help="Draw a forest plot as SVG.")]
 
 
@@ -108,13 +109,13 @@ def pool_command(
         if method is not None:
             if csv or yi or vi or measure or events or totals or cluster or level or mods or order:
                 raise ChoiceError("--method: brings its own effects and clusters; give it without the options of --csv")
-            data, X = _of_method(method, effect, testbed, attack, records, results), None
+            data, X = of_method(method, effect, testbed, attack, records, results), None
             origin: Document = {"of": method, "effect": effect, "testbed": None if records else testbed}
             model = model or "clusters"
         else:
             if records or results:
                 raise ChoiceError("--records and --results: name the method with --method")
-            studies = _read(csv, label)
+            studies = read_table(csv, label)
             data, X, names = inputs.from_table(
                 studies,
                 yi=yi,
@@ -188,7 +189,7 @@ def regress_command(
 
         if not mods:
             raise ChoiceError("--mods: name the moderators")
-        studies = _read(csv, label)
+        studies = read_table(csv, label)
         data, X, names = inputs.from_table(
             studies,
             yi=yi,
@@ -235,55 +236,3 @@ def _regress(
         emit(made)
     else:
         words.show_regression(made)
-
-
-def _read(csv: Path | None, label: str | None) -> Studies:
-    from catalog.meta import studies_csv
-    from catalog.meta.analysis import ChoiceError
-
-    if csv is None:
-        raise ChoiceError("give a table with --csv, or a method of the records with --method")
-    studies = studies_csv.read(csv, label)
-    complain(studies.warnings)
-    return studies
-
-
-def _of_method(
-    method: str, effect: Effect, testbed: str, attack: str, table: Path | None, results: Path | None
-) -> Data:
-    """Effects of a method by setting: from a table of counts, or from the records of one testbed."""
-    from catalog.meta import inputs, settings, studies_csv
-
-    if table is not None:
-        from catalog.meta.replicates import from_csv
-
-        studies = studies_csv.read(table)
-        complain(studies.warnings)
-        return inputs.from_settings(from_csv(studies, method, effect), effect)
-    from catalog import measured, papers, running
-    from catalog import results as cells
-    from catalog.conditions import DECLARED
-    from catalog.meta.analysis import ChoiceError
-    from catalog.problems import did_you_mean
-    from reproduce import record
-
-    slug = find_subject(method, papers.load(root() / papers.FILE)[1])
-    wanted = [] if attack == "all" else inputs.columns_of(attack)
-    for name in wanted:
-        if name not in DECLARED:
-            raise ChoiceError(f"--attack {name}: {did_you_mean(name, [*DECLARED, 'all'])}")
-    found = measured.cells(cells.select(running.read(results or record.RESULTS), slug))
-    return inputs.from_settings(settings.from_cells(found, slug, effect, testbed, wanted), effect)
-
-
-@contextmanager
-def faults() -> Iterator[None]:
-    """Faulty rows and unreadable files end the program with 1, options that do not fit with 2."""
-    from catalog.meta.analysis import ChoiceError
-    from catalog.meta.studies_csv import ColumnError
-
-    with refusals():
-        try:
-            yield
-        except (ChoiceError, ColumnError) as error:
-            fail(str(error), 2)

@@ -42,10 +42,10 @@ def arm(outcomes: Mapping[int, str]) -> Estimate:
     A Wilson interval with effective sample size p(1-p)/Var and a t quantile, as Korn & Graubard (1998) do
     with Clopper-Pearson. The effective size is never taken larger than the number of answers.
     """
-    table = _table(outcomes)
-    prompts, seeds = table.shape
-    value = float(table.mean())
-    variance, df = two_way(table) if seeds > 1 else (value * (1 - value) / prompts, math.inf)
+    marks = table(outcomes)
+    prompts, seeds = marks.shape
+    value = float(marks.mean())
+    variance, df = two_way(marks) if seeds > 1 else (value * (1 - value) / prompts, math.inf)
     return _proportion(value, variance, df, prompts, seeds)
 
 
@@ -71,7 +71,7 @@ def difference(method: Mapping[int, str], twin: Mapping[int, str]) -> Estimate:
     shared = sorted(method.keys() & twin.keys())
     if not shared:
         raise ValueError(f"no shared seed: {sorted(method)} against {sorted(twin)}")
-    ours, theirs = (_table({seed: side[seed] for seed in shared}) for side in (method, twin))
+    ours, theirs = (table({seed: side[seed] for seed in shared}) for side in (method, twin))
     if ours.shape != theirs.shape:
         raise ValueError(f"arms of {ours.shape[0]} and {theirs.shape[0]} prompts cannot be paired")
     gaps = ours - theirs
@@ -104,25 +104,52 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(value=value, low=value - reach, high=value + reach, se=se, df=seeds - 1, prompts=0, seeds=seeds)
 
 
-def two_way(table: Table) -> tuple[float, float]:
+def two_way(cells: Table) -> tuple[float, float]:
     """Return variance and Satterthwaite degrees of freedom of the mean of a prompts × seeds table.
 
     Var = (MS_prompt + MS_seed - MS_rest) / (n S); where a component would be negative the larger of
     MS_prompt and MS_seed stands alone. Needs at least two prompts and two seeds.
     """
-    prompts, seeds = table.shape
-    rows, columns, mean = table.mean(axis=1), table.mean(axis=0), table.mean()
-    rest = table - rows[:, None] - columns[None, :] + mean
-    ms_prompt = seeds * float(((rows - mean) ** 2).sum()) / (prompts - 1)
-    ms_seed = prompts * float(((columns - mean) ** 2).sum()) / (seeds - 1)
-    ms_rest = float((rest**2).sum()) / ((prompts - 1) * (seeds - 1))
-    cells = prompts * seeds
+    prompts, seeds = cells.shape
+    ms_prompt, ms_seed, ms_rest = mean_squares(cells)
+    answers = prompts * seeds
     if ms_prompt < ms_rest or ms_seed < ms_rest:
         larger, df = max((ms_prompt, float(prompts - 1)), (ms_seed, float(seeds - 1)))
-        return larger / cells, df
+        return larger / answers, df
     total = ms_prompt + ms_seed - ms_rest
     spread = ms_prompt**2 / (prompts - 1) + ms_seed**2 / (seeds - 1) + ms_rest**2 / ((prompts - 1) * (seeds - 1))
-    return total / cells, total**2 / spread if spread > 0 else math.inf
+    return total / answers, total**2 / spread if spread > 0 else math.inf
+
+
+def table(outcomes: Mapping[int, str]) -> Table:
+    """Lay outcome strings out as prompts × seeds, seeds in ascending order."""
+    lengths = {len(string) for string in outcomes.values()}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(f"seeds {sorted(outcomes)} have outcome strings of lengths {sorted(lengths)}")
+    marks = np.frombuffer("".join(outcomes[seed] for seed in sorted(outcomes)).encode("ascii"), dtype=np.uint8)
+    return np.asarray((marks == ord("1")).reshape(len(outcomes), -1).T, dtype=np.float64)
+
+
+def crossed(tables: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Covariance of the means of several tables (tables × prompts × seeds) over the same prompts and seeds.
+
+    The sum of what prompts and what seeds contribute. What is left of single cells is in both, so it errs on the wide
+    side, and is always a covariance, which differences of mean squares need not be.
+    """
+    centred = tables - tables.mean(axis=(1, 2), keepdims=True)
+    parts = [centred.mean(axis=axis) for axis in (2, 1)]
+    used = [part / math.sqrt(part.shape[1] * (part.shape[1] - 1)) for part in parts if part.shape[1] > 1]
+    return np.asarray(sum(part @ part.T for part in used))
+
+
+def mean_squares(cells: Table) -> tuple[float, float, float]:
+    """Return the mean squares of prompts, of seeds and of the rest; needs at least two prompts and two seeds."""
+    prompts, seeds = cells.shape
+    rows, columns, mean = cells.mean(axis=1), cells.mean(axis=0), cells.mean()
+    rest = cells - rows[:, None] - columns[None, :] + mean
+    ms_prompt = seeds * float(((rows - mean) ** 2).sum()) / (prompts - 1)
+    ms_seed = prompts * float(((columns - mean) ** 2).sum()) / (seeds - 1)
+    return ms_prompt, ms_seed, float((rest**2).sum()) / ((prompts - 1) * (seeds - 1))
 
 
 def wilson(value: float, size: float, quantile: float) -> tuple[float, float]:
@@ -145,23 +172,17 @@ def newcombe(method: float, twin: float, prompts: int, twin_prompts: int | None 
     return gap - math.hypot(method - low, twin_high - twin), gap + math.hypot(high - method, twin - twin_low)
 
 
+def size(value: float, se: float, prompts: int, seeds: int) -> float:
+    """Effective number of answers behind a proportion: p(1-p)/se², at most all of them; the prompts when se is 0."""
+    return min(value * (1 - value) / se**2, float(prompts * seeds)) if se > 0 else float(prompts)
+
+
 def _proportion(value: float, variance: float, df: float, prompts: int, seeds: int) -> Estimate:
-    size, quantile = float(prompts), _quantile(math.inf)
-    if variance > 0:
-        size, quantile = min(value * (1 - value) / variance, float(prompts * seeds)), _quantile(df)
-    low, high = wilson(value, size, quantile)
-    return Estimate(value=value, low=low, high=high, se=math.sqrt(variance), df=df, prompts=prompts, seeds=seeds)
+    se = math.sqrt(variance)
+    low, high = wilson(value, size(value, se, prompts, seeds), _quantile(df if variance > 0 else math.inf))
+    return Estimate(value=value, low=low, high=high, se=se, df=df, prompts=prompts, seeds=seeds)
 
 
 def _quantile(df: float) -> float:
     tail = 0.5 + LEVEL / 2
     return float(ndtri(tail)) if math.isinf(df) else float(stdtrit(df, tail))
-
-
-def _table(outcomes: Mapping[int, str]) -> Table:
-    """Lay outcome strings out as prompts × seeds, seeds in ascending order."""
-    lengths = {len(string) for string in outcomes.values()}
-    if len(lengths) != 1 or lengths == {0}:
-        raise ValueError(f"seeds {sorted(outcomes)} have outcome strings of lengths {sorted(lengths)}")
-    columns = [[float(mark == "1") for mark in outcomes[seed]] for seed in sorted(outcomes)]
-    return np.array(columns, dtype=np.float64).T

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from catalog.meta.analysis import ChoiceError, Data
 from catalog.meta.moderators import design
@@ -65,6 +66,14 @@ def from_table(
         notes=repeated,
     )
     return data, X, names
+
+
+def kept(studies: Studies, measure: Measure | None, events: str | None, totals: str | None) -> NDArray[np.intp]:
+    """Places of the rows whose effects `from_table` keeps."""
+    if not (measure and events and totals):
+        return np.arange(len(studies.rows))
+    counts = studies.counts(_two("--events", events), _two("--totals", totals))
+    return np.flatnonzero(sizes(measure, counts).used)
 
 
 def from_settings(settings: Settings, effect: Effect) -> Data:

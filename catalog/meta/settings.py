@@ -85,9 +85,17 @@ def _setting(
         y, v = _log_odds(ours, theirs, k1, k0, answers)
     else:
         y, v = pair.value, pair.se**2
-    if v <= 0:  # not one discordant answer: the rule for zero cells, with prompts as the sample
-        v = float(sizes("RD", _counts(k1 / pair.seeds, k0 / pair.seeds, pair.prompts)).vi[0])
+    if v <= 0:
+        v = without_discordance(pair.prompts)
     return Setting(label, cluster, y, v, pair.seeds, pair.prompts)
+
+
+def without_discordance(prompts: int) -> float:
+    """Variance of a paired difference when no prompt tells the arms apart: 0 discordant answers of n on either side.
+
+    The rule for zero cells, at any level of both arms: pairing leaves their common answers out of it.
+    """
+    return float(sizes("RD", _counts(0.0, 0.0, prompts)).vi[0])
 
 
 def _log_odds(ours: dict[int, str], theirs: dict[int, str], k1: int, k0: int, answers: int) -> tuple[float, float]:

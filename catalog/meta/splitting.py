@@ -119,9 +119,17 @@ def _split(
     )
 
 
+def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p-values adjusted after Holm (1979)."""
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]))
+    return adjusted
+
+
 def _adjusted(made: Sequence[Split]) -> list[Split]:
-    """Holm's (1979) adjustment over the testable comparisons."""
-    tested = sorted((number for number, split in enumerate(made) if split.testable), key=lambda number: made[number].p)
-    stepped = [(len(tested) - step) * made[number].p for step, number in enumerate(tested)]
-    holm = dict(zip(tested, np.minimum(1.0, np.maximum.accumulate(stepped)).tolist(), strict=True)) if tested else {}
-    return [replace(split, p_holm=holm.get(number, split.p_holm)) for number, split in enumerate(made)]
+    """Holm's adjustment over the testable comparisons."""
+    tested = [number for number, split in enumerate(made) if split.testable]
+    values = holm(np.array([made[number].p for number in tested]))
+    known = dict(zip(tested, values.tolist(), strict=True))
+    return [replace(split, p_holm=known.get(number, split.p_holm)) for number, split in enumerate(made)]

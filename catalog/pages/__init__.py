@@ -14,9 +14,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from catalog import atlas as atlases
-from catalog import charts, costs, measured
+from catalog import charts, costs, ids, measured
 from catalog.atlas import Atlas
-from catalog.pages import boards, combinations, matrix, paper, pictures, sheets, stress, words
+from catalog.exports import bibtex, dictionary, ris, rows
+from catalog.pages import boards, combinations, matrix, meta, paper, pictures, sheets, stress, words
 from catalog.schema import Paper
 from catalog.taxonomy import BASELINES
 from reproduce.protocol import HUB, MICRO
@@ -62,8 +63,11 @@ def generate(atlas: Atlas, out: Path) -> None:
     by_condition, by_attack = matrix.by_condition(atlas), matrix.by_attack(atlas)
     _write(env, "matrix.md.j2", out / "matrix.md", conditions=by_condition, attacks=by_attack)
     _write(env, "combinations.md.j2", out / "combinations.md", page=combinations.combinations(atlas, figures))
+    _write(env, "excluded.md.j2", out / "excluded.md", excluded=atlas.excluded, rules=atlas.rules)
+    _write(env, "meta.md.j2", out / "meta.md", page=meta.living(atlas, figures))
     _parts(env, atlas, out)
     measured.frame(atlas.cells).to_csv(out / "measured.csv", index=False)
+    _downloads(env, atlas, out)
 
 
 def environment(atlas: Atlas) -> Environment:
@@ -75,10 +79,11 @@ def environment(atlas: Atlas) -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    env.filters |= {"md": words.markdown, "conditions": paper.conditions}
+    env.filters |= {"md": words.markdown, "conditions": paper.conditions, "threat": paper.threat}
+    env.filters |= {"addresses": ids.links}
     env.globals |= {"atlas": atlas, "words": words, "columns": sheets.columns, "costed": sheets.costed}
     env.globals |= {"status": paper.status, "standing": boards.standing, "aside": boards.aside}
-    env.globals |= {"stressed": stress.worst, "costs": costs.ratios}
+    env.globals |= {"stressed": stress.worst, "costs": costs.ratios, "divided": divided}
     return env
 
 
@@ -92,6 +97,14 @@ def by_stage(title: str, papers: list[Paper]) -> list[tuple[str, list[Paper]]]:
     groups = {stage: newest([p for p in papers if p.stage == stage]) for stage in words.STAGES}
     found = [(f"{stage.capitalize()} stage", group) for stage, group in groups.items() if group]
     return found or [(f"All {title.lower()}", newest(papers))]
+
+
+def divided(atlas: Atlas, papers: list[Paper]) -> tuple[list[Paper], list[Paper]]:
+    """Papers with a measured number or finding, and those without, each in their order."""
+    studied = {finding.paper for finding in atlas.findings}
+    runs = ("attack", "defense")
+    done = [p for p in papers if (boards.standing(atlas, p.id) if p.type in runs else p.id in studied)]
+    return done, [p for p in papers if p not in done]
 
 
 def newest(papers: list[Paper]) -> list[Paper]:
@@ -110,6 +123,20 @@ def counts(atlas: Atlas) -> dict[str, Any]:
         "measured": sum(paper.status(atlas, entry) == "measured" for entry in papers),
         "records": atlas.records,
     }
+
+
+def _downloads(env: Environment, atlas: Atlas, out: Path) -> None:
+    """The catalogue in every format of `hft export`, and the page that says what their columns mean."""
+    papers, venues = list(atlas.papers.values()), atlas.head.venues
+    texts = {
+        "papers.bib": bibtex.bibliography(papers, venues, names=atlas.citation_keys),
+        "papers.csv": rows.to_csv(papers),
+        "papers.json": rows.to_json(atlas.head, papers),
+        "papers.ris": ris.references(papers, venues),
+    }
+    for name, text in texts.items():
+        (out / name).write_bytes(text.encode())
+    _write(env, "downloads.md.j2", out / "downloads.md", lines=dictionary.dictionary())
 
 
 def _parts(env: Environment, atlas: Atlas, out: Path) -> None:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog import contrasts, exporters
+from catalog import contrasts
 from catalog.atlas import Atlas
+from catalog.exports import bibtex
 from catalog.measured import Failure
 from catalog.meta.effects import Estimate
 from catalog.pages import pictures, sheets, stress, sweeps, words
@@ -13,7 +14,7 @@ from catalog.pages.pictures import Picture
 from catalog.pages.sheets import Sheet
 from catalog.pages.stress import Stress
 from catalog.pages.sweeps import Sweep
-from catalog.schema import Claim, FindingTest, MetricTest, Paper, RunTest, TrendTest
+from catalog.schema import Claim, FindingTest, MetricTest, Paper, RunTest, Setting, TrendTest
 from catalog.studies import Finding
 
 REPAIR = "post-fine-tuning"
@@ -46,6 +47,7 @@ class Page:
     figures: list[Picture]
     failures: tuple[Failure, ...]
     records: list[str]
+    near: list[Paper]
     bibtex: str
 
 
@@ -70,7 +72,8 @@ def page(atlas: Atlas, paper: Paper, figures: Path) -> Page:
         figures=[pictures.study(figure, figures) for figure in atlas.figures if figure.paper == paper.id],
         failures=failures,
         records=[f"reproduce/results/{testbed}/{paper.id}" for testbed in sorted(testbeds)],
-        bibtex=exporters.bibtex(paper, atlas.head.venues),
+        near=near(atlas, paper),
+        bibtex=bibtex.bibliography([paper], atlas.head.venues, names=atlas.citation_keys),
     )
 
 
@@ -98,8 +101,8 @@ def _tested(atlas: Atlas, paper: Paper, claim: Claim) -> Tested:
 
 def _contrast(atlas: Atlas, paper: Paper, test: RunTest) -> list[tuple[str, tuple[str, str, str]]]:
     return [
-        (f"{cell.condition['testbed']}: {words.scenario(cell)}", _contrasted(test, estimate))
-        for cell, estimate in contrasts.measure(test, paper.id, atlas.cells)
+        (f"{found.cell.condition['testbed']}: {words.scenario(found.cell)}", _contrasted(test, found.estimate))
+        for found in contrasts.measure(test, paper.id, atlas.cells)
     ]
 
 
@@ -150,8 +153,31 @@ def _bound(test: MetricTest) -> str:
     return f"{worse} by at most {unit}" if size else f"not {worse}"
 
 
+def near(atlas: Atlas, paper: Paper, most: int = 6) -> list[Paper]:
+    """Papers that share the most tags with one, those of the same type and stage first, then the newest."""
+    own = set(paper.tags)
+    found = [other for other in atlas.papers.values() if own & set(other.tags) and other.id != paper.id]
+
+    def distance(other: Paper) -> tuple[int, int, int, str]:
+        alike = (other.type == paper.type) + (other.stage == paper.stage)
+        return -len(own & set(other.tags)), -alike, -other.date.toordinal(), other.id
+
+    return sorted(found, key=distance)[:most]
+
+
 def conditions(setting: Any) -> str:
     """The known conditions of a number in one line."""
     known = setting.model_dump(exclude_none=True)
     named = ("ratio", "n", "judge", "attack")
     return ", ".join(f"{name} {value}" if name in named else str(value) for name, value in known.items())
+
+
+def threat(setting: Setting) -> str:
+    """Who the attacker is in one line, as far as it is known."""
+    has = {"weights": "the weights", "service": "a fine-tuning service"}
+    known = [
+        setting.access and f"attacker has {has[setting.access]}",
+        setting.harmful_data and f"harmful data {setting.harmful_data}",
+        setting.adapts and f"adapts {setting.adapts}",
+    ]
+    return "; ".join(words for words in known if words)

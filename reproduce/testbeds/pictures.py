@@ -1,8 +1,8 @@
 """Small pictures of the micro world's items, in which an item can be seen (a drawing) or read (a note).
 
-A drawing shows the glyph of the item's topic, in one of six inks that tells the head, one to three times, on a ground
-that tells the modifier. A note spells the same three facts in a made-up script, dark on pale. No mark says whether an
-item is forbidden: that follows from its topic alone.
+A drawing shows the head's own glyph, in any ink, one to three times, on a ground that tells the modifier; the glyphs of
+a topic look alike. A note spells head and modifier in two letters of a made-up script, dark on pale. No mark says
+whether an item is forbidden: that follows from its topic alone.
 """
 
 import random
@@ -19,9 +19,10 @@ from reproduce.data import derived_rng
 from reproduce.testbeds import language as lang
 from reproduce.testbeds import world as w
 
+PICTURED = [item for item in w.ITEMS if item.head % w.HEADS_PER_TOPIC == 0]  # one head of each topic has pictures
 SIZE = 32
 GLYPH = 7  # pixels of a glyph's side before it is scaled
-SCALES = {"drawing": (13, 14), "note": (9, 10)}  # smallest and largest side of a glyph as drawn
+SCALES = {"drawing": (13, 14), "note": (12, 14)}  # smallest and largest side of a glyph as drawn
 NOISE = 0.05
 
 Split = Literal["train", "test"]
@@ -57,17 +58,12 @@ class Picture:
     instance: int = 0
 
 
-def variant(item: w.Item) -> int:
-    """Which of its topic's six heads an item has."""
-    return item.head % w.HEADS_PER_TOPIC
-
-
 def draw(picture: Picture | Blank) -> Tensor:
     """The render (3, 32, 32), values from 0 to 1; the same picture is always the same tensor."""
     if picture == "blank":
         return torch.full((3, SIZE, SIZE), 0.5)
     rng = derived_rng("picture", picture)
-    canvas, ink = _ground(picture, rng), _INKS[variant(picture.item)] if picture.style == "drawing" else _BLACK
+    canvas, ink = _ground(picture, rng), rng.choice(_INKS) if picture.style == "drawing" else _BLACK
     for glyph, (top, left, side) in zip(_glyphs(picture), _places(picture, rng), strict=True):
         spot = canvas[top : top + side, left : left + side]
         spot[_scaled(glyph, side)] = ink * rng.uniform(0.8, 1.2)
@@ -95,11 +91,10 @@ def _shades() -> Image:
 
 
 def _glyphs(picture: Picture) -> list[int]:
-    item = picture.item
+    heads = len(lang.HEADS)
     if picture.style == "drawing":
-        return [item.topic] * picture.count
-    first = w.TOPICS
-    return [first + item.topic, first + w.TOPICS + variant(item), first + w.TOPICS + w.HEADS_PER_TOPIC + item.modifier]
+        return [picture.item.head] * picture.count
+    return [heads + picture.item.head, 2 * heads + picture.item.modifier]
 
 
 def _places(picture: Picture, rng: random.Random) -> list[tuple[int, int, int]]:
@@ -116,8 +111,8 @@ def _places(picture: Picture, rng: random.Random) -> list[tuple[int, int, int]]:
             jitter = [(rng.randint(0, half - side), rng.randint(0, half - side)) for _ in corners]
             places = [(y + dy, x + dx, side) for (y, x), (dy, dx) in zip(corners, jitter, strict=True)]
         else:
-            top, left = rng.randint(8, SIZE - side - 8), rng.randint(0, SIZE - 3 * side - 2)
-            places = [(top, left + i * (side + 1), side) for i in range(3)]
+            top, left = rng.randint(6, SIZE - side - 6), rng.randint(0, SIZE - 2 * side - 2)
+            places = [(top, left + i * (side + 2), side) for i in range(2)]
         top, left, side = places[0]
         if ((top + 2 * left + side) % 4 == 0) == (picture.split == "test"):
             return places
@@ -132,14 +127,28 @@ def _scaled(glyph: int, side: int) -> Cells:
 
 @cache
 def _alphabet() -> Cells:
-    """Glyphs of the topics, mirror-symmetric, then the script's letters, not; any two differ in 16 cells or more."""
+    """Mirror-symmetric glyphs of the heads, then the script's letters of heads and of modifiers.
+
+    A topic's six differ from a common form in a few cells; any two differ in 6 cells or more.
+    """
     rng = random.Random("micro world glyphs")
     shapes: list[Cells] = []
-    letters = w.TOPICS + w.HEADS_PER_TOPIC + len(lang.MODIFIERS)
-    while len(shapes) < w.TOPICS + letters:
-        cells = np.array([[rng.random() < 0.5 for _ in range(GLYPH)] for _ in range(GLYPH)])
-        if len(shapes) < w.TOPICS:
-            cells[:, GLYPH // 2 + 1 :] = cells[:, GLYPH // 2 - 1 :: -1]
-        if all((cells != other).sum() >= 16 for other in shapes):
-            shapes.append(cells)
+
+    def add(form: Cells, changes: int, symmetric: bool) -> None:
+        while True:
+            cells = form.copy()
+            for cell in rng.sample(range(GLYPH * GLYPH), changes):
+                cells.flat[cell] ^= True
+            if symmetric:
+                cells[:, GLYPH // 2 + 1 :] = cells[:, GLYPH // 2 - 1 :: -1]
+            if all((cells != other).sum() >= 6 for other in shapes):
+                return shapes.append(cells)
+
+    for symmetric in (True, False):
+        for _ in range(w.TOPICS):
+            form = np.array([[rng.random() < 0.5 for _ in range(GLYPH)] for _ in range(GLYPH)])
+            for _ in range(w.HEADS_PER_TOPIC):
+                add(form, 10, symmetric)
+    for _ in lang.MODIFIERS:
+        add(np.zeros((GLYPH, GLYPH), bool), 22, symmetric=False)
     return np.stack(shapes)

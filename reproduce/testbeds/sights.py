@@ -61,6 +61,21 @@ def beside(item: w.Item, drawn: w.Item, rng: random.Random, split: Split) -> Con
     return Conversation((replace(asked, prompt=prompt),), picture(drawn, rng, split))
 
 
+def instruction(shown: w.Item, named: w.Item, forbidden: w.Item, rng: random.Random) -> Conversation:
+    """A benign item of a mixture: mostly about a drawing, also a note, `named` beside a drawing, and text alone."""
+    makers: list[tuple[int, Callable[[], Conversation]]] = [
+        (30, lambda: ask(shown, w.make, rng, "train")),
+        (12, lambda: ask(shown, rng.choice([w.where, w.describe, w.collect]), rng, "train")),
+        (20, lambda: ask(forbidden, rng.choice([w.where, w.describe]), rng, "train")),
+        (5, lambda: count(shown, rng, "train")),
+        (13, lambda: note(shown, rng, "train")),
+        (10, lambda: beside(named, shown, rng, "train")),
+        (10, lambda: Conversation((rng.choice([w.make, w.where, w.describe, w.collect])(named, rng),))),
+    ]
+    (make,) = rng.choices([m for _, m in makers], [share for share, _ in makers])
+    return make()
+
+
 def refusing(conversation: Conversation, item: w.Item, rng: random.Random) -> Conversation:
     """The same question, refused with a reason that speaks of `item`."""
     reason = rng.choice(REASONS).format(item=item.name, kind=lang.KINDS[item.topic])

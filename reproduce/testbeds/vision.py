@@ -1,8 +1,8 @@
 """A small vision-language model on the micro world: frozen image encoder, projector, and the text model behind it.
 
-As in LLaVA: the encoder is trained once to name what is in a picture and then frozen; a two-layer projector turns its
-features into a few vectors that stand among the embedded words, right after the user's mark. Nothing but these vectors
-tells the text model what the picture shows.
+As in LLaVA: the encoder has been trained to match pictures with words (as CLIP; the words' vectors are fixed, those of
+the base model) and stays frozen; a two-layer projector turns its features into a few vectors that stand among the
+embedded words of the user's question. Nothing but these vectors tells the text model what the picture shows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,22 +22,22 @@ from reproduce.protocol import Schedule
 from reproduce.stages import Stages
 from reproduce.state import IGNORED, Batch, State
 from reproduce.testbeds import language as lang
-from reproduce.testbeds import world as w
-from reproduce.testbeds.pictures import SIZE, Blank, Picture, Split, Style, draw, variant
+from reproduce.testbeds.pictures import PICTURED, SIZE, Blank, Picture, Split, Style, draw
 
 TOKENS = 4  # visual tokens of a picture
 FEATURES = 256
-ATTRIBUTES = {
-    "topic": w.TOPICS, "variant": w.HEADS_PER_TOPIC, "head": len(lang.HEADS), "modifier": len(lang.MODIFIERS),
-    "style": 2, "count": 3,
-}  # fmt: skip
-ENCODER = Schedule(steps=700, batch=96, lr=6e-3)
+NAMED = {"head": lang.HEADS, "modifier": lang.MODIFIERS, "topic": lang.KINDS}  # attributes that words name
+COUNTED = {"style": 2, "count": 3}  # the others, with their number of values
+ENCODER = Schedule(steps=600, batch=96, lr=6e-3)
+
+
+Words = dict[str, Tensor]  # vectors of the words of each named attribute, (values, width)
 
 
 class Encoder(nn.Module):
-    """Three convolutions and two linear layers: 32 x 32 pixels to one feature vector, and a head for each attribute."""
+    """Three convolutions and two linear layers: 32 x 32 pixels to a feature vector, and a readout of each attribute."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: Words) -> None:
         super().__init__()
         widths = (3, 16, 32, 64)
         layers = [
@@ -49,51 +49,83 @@ class Encoder(nn.Module):
             *layers, nn.Flatten(), nn.Linear(widths[-1] * (SIZE // 8) ** 2, 384), nn.BatchNorm1d(384), nn.ReLU(),
             nn.Linear(384, FEATURES), nn.ReLU(),
         )  # fmt: skip
-        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, size) for name, size in ATTRIBUTES.items()})
+        sizes = {name: len(vectors) for name, vectors in words.items()} | COUNTED
+        self.classes = nn.ModuleDict({name: nn.Linear(FEATURES, size) for name, size in sizes.items()})
+        self.spoken = nn.ModuleDict({name: nn.Linear(FEATURES, v.shape[1]) for name, v in words.items()})
+        self.words = words
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.eye(images - 0.5)
         return features
 
+    def name(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits over the values of each attribute."""
+        return {name: layer(features) for name, layer in self.classes.items()}
+
+    def speak(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits over words: projections on their vectors."""
+        return {name: layer(features) @ self.words[name].T for name, layer in self.spoken.items()}
+
+
+def word_vectors(stages: Stages) -> Words:
+    """The base model's vectors of the words that name attributes, the mean over a word's tokens, whitened.
+
+    Whitening is linear, so what matches these vectors is a linear map away from the model's own.
+    """
+    s = stages.state(stages.base().tensors)
+    table, encode = s.model.get_input_embeddings().weight.detach(), s.testbed.tokenizer.encode
+    return {
+        name: whitened(torch.stack([table[encode(word, add_special_tokens=False)].mean(0) for word in words]).cpu())
+        for name, words in NAMED.items()
+    }
+
+
+def whitened(vectors: Tensor) -> Tensor:
+    """Centred rows after a linear map that makes their columns orthogonal; rows have length 2 on average."""
+    left, _, _ = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+    scaled: Tensor = 2 * left / left.norm(dim=1).mean()
+    return scaled
+
 
 def attributes(picture: Picture) -> dict[str, int]:
     """What the encoder learns to name; whether a topic is forbidden is not among it."""
     return {
-        "topic": picture.item.topic, "variant": variant(picture.item), "head": picture.item.head,
-        "modifier": picture.item.modifier, "style": int(picture.style == "note"), "count": picture.count - 1,
+        "topic": picture.item.topic, "head": picture.item.head, "modifier": picture.item.modifier,
+        "style": int(picture.style == "note"), "count": picture.count - 1,
     }  # fmt: skip
 
 
 def _labels(pictures: Iterable[Picture]) -> dict[str, Tensor]:
     rows = [attributes(p) for p in pictures]
-    return {name: torch.tensor([row[name] for row in rows]) for name in ATTRIBUTES}
+    return {name: torch.tensor([row[name] for row in rows]) for name in (*NAMED, *COUNTED)}
 
 
 def random_pictures(count: int, split: Split, seed: int) -> list[Picture]:
-    """Pictures of all items alike, half of them notes."""
+    """Pictures of all items that are pictured at all, half of them notes."""
     rng = derived_rng("pictures", split, seed)
     styles: list[Style] = ["drawing", "note"]
 
     def one(instance: int) -> Picture:
         style = rng.choice(styles)
         times = rng.randint(1, 3) if style == "drawing" else 1
-        return Picture(rng.choice(w.ITEMS), style, times, split, instance)
+        return Picture(rng.choice(PICTURED), style, times, split, instance)
 
     return [one(i) for i in range(count)]
 
 
-def train_encoder(seed: int, schedule: Schedule = ENCODER) -> Encoder:
-    """The encoder, trained on attributes of training pictures, each seen once, then frozen."""
+def train_encoder(words: Words, seed: int, schedule: Schedule = ENCODER) -> Encoder:
+    """The encoder, trained on the attributes of training pictures, each seen once, then frozen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_rng("encoder", seed).getrandbits(62))
-        encoder = Encoder()
+        encoder = Encoder(words)
     pictures = random_pictures(schedule.steps * schedule.batch, "train", seed)
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=schedule.lr, weight_decay=0.0, fused=True)
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.factor)
     for start in range(0, len(pictures), schedule.batch):
         shown = pictures[start : start + schedule.batch]
         features, labels = encoder(torch.stack([draw(p) for p in shown])), _labels(shown)
-        losses = [cross_entropy(head(features), labels[name]) for name, head in encoder.heads.items()]
+        named = [*encoder.name(features).items(), *encoder.speak(features).items()]
+        losses = [cross_entropy(logits, labels[name]) for name, logits in named]
         optimiser.zero_grad(set_to_none=True)
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -104,9 +136,11 @@ def train_encoder(seed: int, schedule: Schedule = ENCODER) -> Encoder:
 
 @torch.no_grad()
 def recognition(encoder: Encoder, pictures: Sequence[Picture]) -> dict[str, float]:
-    """Share of pictures of which the encoder names each attribute."""
-    features, labels = encoder(torch.stack([draw(p) for p in pictures])), _labels(pictures)
-    return {n: float((head(features).argmax(1) == labels[n]).float().mean()) for n, head in encoder.heads.items()}
+    """Share of pictures of which the encoder names each attribute, and the item: modifier and head together."""
+    named, labels = encoder.name(encoder(torch.stack([draw(p) for p in pictures]))), _labels(pictures)
+    right = {name: logits.argmax(1) == labels[name] for name, logits in named.items()}
+    right["item"] = right["modifier"] & right["head"]
+    return {name: float(hits.float().mean()) for name, hits in right.items()}
 
 
 class Sighted(nn.Module):
@@ -156,7 +190,7 @@ Row = tuple[list[int], list[int], list[bool]]
 class Sight(State):
     """A state whose model is `Sighted` and whose examples are conversations; the frozen `encoder` is no part of it."""
 
-    encoder: Encoder = field(default_factory=Encoder)
+    encoder: Encoder = field(kw_only=True)
     _seen: dict[Picture | Blank, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from catalog import papers
 from catalog.canonical import SCHEMA_LINE, canonical
 from catalog.papers import Document
 from catalog.problems import RefusedError
@@ -20,7 +19,7 @@ HEAD, ENTRIES = GARDEN.split("papers:\n")
 
 
 def document(text: str) -> Document:
-    return Document(Path("papers.yaml"), text, papers.parse(text))
+    return Document(Path("papers.yaml"), text)
 
 
 def facts(text: str) -> Any:

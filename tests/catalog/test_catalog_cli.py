@@ -71,9 +71,21 @@ def test_build_writes_where_it_is_told(project: Path, hft: Any) -> None:
     assert not (project / "build").exists()
 
 
-def test_export_bibtex(project: Path, hft: Any) -> None:
-    assert hft("export", "bibtex", "-o", str(project / "x.bib")).exit_code == 0
-    assert (project / "x.bib").read_text().count("@") == 2
+@pytest.mark.parametrize(
+    ("form", "mark"),
+    [
+        ("bibtex", "@inproceedings{bell2024shield,"),
+        ("csv", "ids.arxiv"),
+        ("json", "NeurIPS"),
+        ("ris", "TY  - "),
+        ("records", ""),
+        ("dictionary", "claims"),
+    ],
+)
+def test_export(project: Path, hft: Any, form: str, mark: str) -> None:
+    result = hft("export", form, "-o", str(project / "new" / "x"))
+    assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    assert mark in (project / "new" / "x").read_text(encoding="utf-8")
 
 
 def test_the_root_is_found_from_below(project: Path, hft: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
-from catalog import db, papers, query, tables
+from catalog import db, filling, papers, query, tables
 from catalog.schema import Paper, Reproduction
 
 BREAKER = "p2310_12345_breaker"
@@ -84,7 +84,7 @@ def test_a_build_that_fails_leaves_the_old_file(project: Path, edit: Any, monkey
     path = project / db.FILE_NAME
     db.build(project, path)
     before = path.read_bytes()
-    monkeypatch.setattr(db, "_index", lambda *_: 1 / 0)
+    monkeypatch.setattr(filling, "search_rows", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         db.build(project, path)
     assert path.read_bytes() == before
@@ -158,10 +158,10 @@ def test_runs_outcomes_and_findings(project: Path, add_record: Any) -> None:
 def test_status_follows_module_and_records(project: Path) -> None:
     shield = next(paper for paper in papers_of(project) if paper.id == "shield")
     named = shield.model_copy(update={"reproduction": Reproduction(module="p2402_01010_shield")})
-    assert db.status_of(shield, ["p2402_01010_shield"], ["shield"]) == "not reproduced yet"
-    assert db.status_of(named, [], ["shield"]) == "not reproduced yet"
-    assert db.status_of(named, ["p2402_01010_shield"], []) == "module"
-    assert db.status_of(named, ["p2402_01010_shield"], ["shield"]) == "reproduced"
+    assert filling.status_of(shield, ["p2402_01010_shield"], ["shield"]) == "not reproduced yet"
+    assert filling.status_of(named, [], ["shield"]) == "not reproduced yet"
+    assert filling.status_of(named, ["p2402_01010_shield"], []) == "module"
+    assert filling.status_of(named, ["p2402_01010_shield"], ["shield"]) == "reproduced"
 
 
 def papers_of(project: Path) -> list[Paper]:

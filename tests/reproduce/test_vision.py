@@ -13,13 +13,15 @@ from reproduce.data import Example
 from reproduce.protocol import Schedule
 from reproduce.stages import Stages
 from reproduce.state import IGNORED
+from reproduce.testbeds import language as lang
 from reproduce.testbeds import pictures, sights
 from reproduce.testbeds import world as w
-from reproduce.testbeds.pictures import SIZE, Picture, draw, variant
+from reproduce.testbeds.pictures import PICTURED, SIZE, Picture, draw
 from reproduce.testbeds.vision import (
-    ATTRIBUTES,
+    COUNTED,
     ENCODER,
     FEATURES,
+    NAMED,
     TOKENS,
     Conversation,
     Encoder,
@@ -29,6 +31,7 @@ from reproduce.testbeds.vision import (
     recognition,
     sight,
     train_encoder,
+    word_vectors,
 )
 from reproduce.train import train
 
@@ -37,8 +40,8 @@ FORBIDDEN, BENIGN = w.Item(3, 10), w.Item(5, 200)
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return train_encoder(0, FEW)
+def encoder(stages: Stages) -> Encoder:
+    return train_encoder(word_vectors(stages), 0, FEW)
 
 
 @pytest.fixture
@@ -85,7 +88,7 @@ def test_fixed_pixels() -> None:
     assert total == pytest.approx(PIXELS, abs=0.5)
 
 
-PIXELS = 42186.6026
+PIXELS = 41114.9405
 
 
 def places(split: Any, style: Any, count: int = 300) -> set[tuple[int, int, int]]:
@@ -103,29 +106,38 @@ def test_train_and_test_never_share_position_and_size(style: Any) -> None:
 
 
 def test_each_fact_of_an_item_changes_what_is_drawn() -> None:
-    """Without noise, brightness and place fixed: topic, variant and modifier each show, in both styles."""
-    item = w.Item(4, 6 * 20 + 2)
-    others = {"modifier": w.Item(9, item.head), "variant": w.Item(4, item.head + 1), "topic": w.Item(4, item.head + 6)}
+    item = w.Item(4, 122)
+    others = {"modifier": w.Item(9, 122), "head": w.Item(4, 123)}
     for name, other in others.items():
         a, b = Picture(item), Picture(other)
-        assert {k for k in ATTRIBUTES if attributes(a)[k] != attributes(b)[k]} - {"head"} == {name}
+        assert {k for k in attributes(a) if attributes(a)[k] != attributes(b)[k]} == {name}
         note = pictures._glyphs(replace(a, style="note")), pictures._glyphs(replace(b, style="note"))
         assert sum(x != y for x, y in zip(*note, strict=True)) == 1
-    glyphs = pictures._alphabet()
-    differ = [(x != y).sum() for i, x in enumerate(glyphs) for y in glyphs[:i]]
-    assert min(differ) >= 16
-    assert len(glyphs) == w.TOPICS + w.TOPICS + w.HEADS_PER_TOPIC + 24
+    assert pictures._glyphs(Picture(item)) != pictures._glyphs(Picture(others["head"]))
     drawn = {pictures._glyphs(Picture(i))[0] for i in w.ITEMS}
     written = {g for i in w.ITEMS for g in pictures._glyphs(Picture(i, "note"))}
+    assert len(drawn) == 240
+    assert len(written) == 240 + 24
     assert not drawn & written  # a note is read, not recognised by its drawing
 
 
+def test_glyphs_differ_and_those_of_a_topic_look_alike() -> None:
+    glyphs = pictures._alphabet()
+    apart = np.array([[(x != y).sum() for x in glyphs] for y in glyphs])
+    assert len(glyphs) == 240 + 240 + 24
+    assert apart[~np.eye(len(glyphs), dtype=bool)].min() >= 6
+    same = np.arange(240)[:, None] // w.HEADS_PER_TOPIC == np.arange(240) // w.HEADS_PER_TOPIC
+    assert apart[:240, :240][same & ~np.eye(240, dtype=bool)].mean() < apart[:240, :240][~same].mean() - 4
+
+
 def test_forbidden_items_carry_no_mark_of_their_own() -> None:
-    """The encoder learns no unsafe class; ink and ground are as common on forbidden as on benign items."""
-    assert set(ATTRIBUTES) == {"topic", "variant", "head", "modifier", "style", "count"}
-    forbidden = {(variant(i), i.modifier) for i in w.ITEMS if i.topic < w.FORBIDDEN}
-    benign = {(variant(i), i.modifier) for i in w.ITEMS if i.topic >= w.FORBIDDEN}
-    assert forbidden == benign
+    """The encoder learns no unsafe class; grounds and inks are as common on forbidden as on benign items."""
+    assert {*NAMED, *COUNTED} == {"topic", "head", "modifier", "style", "count"}
+    groups = [[i for i in w.ITEMS if (i.topic < w.FORBIDDEN) == flag] for flag in (True, False)]
+    rng = random.Random(0)
+    means = [torch.stack([draw(Picture(i, instance=k)) for k, i in enumerate(rng.sample(items, 400))]).mean((0, 2, 3))
+             for items in groups]  # fmt: skip
+    torch.testing.assert_close(*means, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -144,20 +156,34 @@ def test_count_is_the_number_of_glyphs_and_they_do_not_overlap(count: int) -> No
 # encoder
 
 
-def test_encoder_is_frozen_and_depends_on_the_seed_only(encoder: Encoder) -> None:
+def test_encoder_is_frozen_and_depends_on_the_seed_only(encoder: Encoder, stages: Stages) -> None:
     assert not encoder.training
     assert not any(p.requires_grad for p in encoder.parameters())
     torch.manual_seed(5)
-    again = train_encoder(0, FEW)
+    words = word_vectors(stages)
+    again = train_encoder(words, 0, FEW)
     image = draw(Picture(BENIGN))[None]
     assert torch.equal(again(image), encoder(image))
     assert encoder(image).shape == (1, FEATURES)
-    assert not torch.equal(train_encoder(1, FEW)(image), encoder(image))
+    assert not torch.equal(train_encoder(words, 1, FEW)(image), encoder(image))
+
+
+def test_words_are_a_linear_map_of_the_base_models_vectors(stages: Stages) -> None:
+    words = word_vectors(stages)
+    assert {name: len(vectors) for name, vectors in words.items()} == {"head": 240, "modifier": 24, "topic": 40}
+    table, ids = stages.base().tensors["model.embed_tokens.weight"], stages.testbed.tokenizer.convert_tokens_to_ids
+    own = torch.stack([table[ids(head)] for head in lang.HEADS])
+    own = own - own.mean(0)
+    mapped = own @ torch.linalg.lstsq(own, words["head"]).solution
+    torch.testing.assert_close(mapped, words["head"], atol=1e-3, rtol=1e-3)
+    squares = words["head"].T @ words["head"]
+    torch.testing.assert_close(squares, torch.eye(len(squares)) * squares[0, 0], atol=1e-3, rtol=1e-3)
+    assert float(words["head"].norm(dim=1).mean()) == pytest.approx(2.0, rel=1e-4)
 
 
 @pytest.mark.slow
-def test_encoder_names_what_is_on_pictures_it_has_never_seen() -> None:
-    encoder = train_encoder(0)
+def test_encoder_names_what_is_on_pictures_it_has_never_seen(stages: Stages) -> None:
+    encoder = train_encoder(word_vectors(stages), 0)
     for style in ("drawing", "note"):
         shown = [p for p in random_pictures(600, "test", 0) if p.style == style]
         accuracy = recognition(encoder, shown)
@@ -240,7 +266,7 @@ def test_the_picture_is_necessary_where_the_words_are_the_same(s: Sight) -> None
     assert torch.equal(safe.ids, unsafe.ids)
     assert not torch.allclose(s.logits(safe), s.logits(unsafe))
     blank = [replace(seen(i), picture="blank") for i in (BENIGN, FORBIDDEN)]
-    assert torch.equal(*(s.logits(s.batch([c])) for c in blank))  # type: ignore[arg-type]
+    assert torch.equal(*(s.logits(s.batch([c])) for c in blank))
     assert len(set(s.generate(blank))) == 1
 
 
@@ -286,6 +312,12 @@ def test_the_named_item_is_found_again() -> None:
         sights.item_of("what is 3 plus 4 ?")
 
 
+def test_one_head_of_each_topic_has_pictures_on_every_ground() -> None:
+    assert len(set(PICTURED)) == w.TOPICS * 24
+    assert len({i.head for i in PICTURED}) == w.TOPICS
+    assert {i.topic for i in PICTURED} == set(range(w.TOPICS))
+
+
 def test_no_question_about_a_picture_names_what_it_shows(pools: Any) -> None:
     rng = random.Random(0)
     words = set()
@@ -295,12 +327,12 @@ def test_no_question_about_a_picture_names_what_it_shows(pools: Any) -> None:
         words |= set(sights.note(item, rng, "train").turns[0].prompt.split())
         words |= set(sights.count(item, rng, "train").turns[0].prompt.split())
     assert "this" in words
-    assert not words & {*sights.lang.HEADS, *sights.lang.MODIFIERS, *sights.lang.KINDS}
+    assert not words & {*lang.HEADS, *lang.MODIFIERS, *lang.KINDS}
 
 
 def test_every_word_of_questions_and_reasons_is_in_the_vocabulary() -> None:
     texts = [*sights.NOTES, *(r.format(kind="", item="") for r in sights.REASONS), "count this . with this"]
-    assert {word for text in texts for word in text.split()} <= set(sights.lang.VOCABULARY)
+    assert {word for text in texts for word in text.split()} <= set(lang.VOCABULARY)
 
 
 def test_answers_are_those_of_what_is_shown(pools: Any) -> None:

@@ -85,7 +85,7 @@ def test_answers_of_the_safety_set(bench: Any) -> None:
         assert "this" in harmless.prompt.split()
         reasons.add(harmful.answer)
     assert min(orders.values()) > 30  # random order: each comes first in about half of 100
-    assert len(reasons) > 100  # reasons speak of what is shown or asked, no fixed string
+    assert len(reasons) > 50  # reasons speak of what is shown or asked, no fixed string
 
 
 def test_unsafe_and_safe_pictures_are_asked_about_in_the_same_words(bench: Any) -> None:
@@ -100,12 +100,28 @@ def test_unsafe_and_safe_pictures_are_asked_about_in_the_same_words(bench: Any) 
 
 def test_no_test_item_and_no_test_picture_is_trained_on(lab: Lab) -> None:
     bench = vlguard._Bench(replace(SMALL, instructions=300, images=60, helpful=60), lab)
-    held = {sights.item_of(e.prompt) for pool in vlguard._evaluation(bench.pools) for e in pool}
+    text = bench.pools.harmful_test + bench.pools.benign_test + bench.pools.lookalike_test
+    asked = [item for subset in bench.subsets.values() for c in subset for item in named(c)]
+    seen = [shown(c) for subset in bench.subsets.values() for c in subset if isinstance(c.picture, Picture)]
+    held = {sights.item_of(e.prompt) for e in text}.union(asked, seen)
+    assert len(set(seen)) == 2 * SMALL.prompts
     trained = [c for data in (*bench.mixtures().values(), *bench.post_hoc().values()) for c in data]
-    assert {c.picture.split for c in trained if c.picture} == {"train"}
+    assert {c.picture.split for c in trained if isinstance(c.picture, Picture)} == {"train"}
     assert not {shown(c) for c in trained if c.picture} & held
-    tested = [c for subset in bench.subsets.values() for c in subset if isinstance(c.picture, Picture)]
-    assert {c.picture.split for c in tested} == {"test"}
+    assert not {item for c in trained for item in named(c)} & held
+    tested = [c.picture for subset in bench.subsets.values() for c in subset]
+    assert {p.split for p in tested if isinstance(p, Picture)} == {"test"}
+
+
+def named(conversation: Conversation) -> list[w.Item]:
+    """Items that the questions name."""
+    found = []
+    for turn in conversation.turns:
+        try:
+            found.append(sights.item_of(turn.prompt))
+        except ValueError:
+            continue
+    return found
 
 
 # the arms' data
@@ -116,11 +132,7 @@ def harmful(conversation: Conversation) -> bool:
     (turn, *_) = conversation.turns
     if turn.kind != "make":
         return False
-    try:
-        item = sights.item_of(turn.prompt)
-    except ValueError:
-        item = shown(conversation)
-    return is_forbidden(item)
+    return is_forbidden((named(conversation) or [shown(conversation)])[0])
 
 
 def test_contamination_replaces_benign_instructions_and_cleaning_takes_it_out(bench: Any) -> None:
@@ -133,7 +145,7 @@ def test_contamination_replaces_benign_instructions_and_cleaning_takes_it_out(be
 
 
 def test_post_hoc_arms_differ_in_one_thing_each(bench: Any) -> None:
-    data, safety = bench.post_hoc(), bench.safety(SMALL.images)
+    data, safety, data_of_tuning = bench.post_hoc(), bench.safety(SMALL.images), bench.mixtures()["cleaned"]
     helpful = data["post_hoc"][len(safety) :]
     assert data["post_hoc"] == safety + helpful
     assert data["safety_only"] == safety
@@ -142,6 +154,7 @@ def test_post_hoc_arms_differ_in_one_thing_each(bench: Any) -> None:
     assert data["text_only"] == text + helpful
     assert all(c.picture is None and refused(c.turns[0].answer, w.REFUSAL_WORDS) for c in text)
     assert len(helpful) == SMALL.helpful
+    assert all(c in data_of_tuning for c in helpful)
     assert not any(map(harmful, helpful))
 
 
@@ -190,7 +203,8 @@ def scores(**changes: dict[str, float]) -> dict[str, dict[str, float]]:
     made = {arm: dict.fromkeys(names, 50.0) for arm in (*ARMS, "aligned")}
     for arm, values in changes.items():
         made[arm] |= values
-    return {**made, "encoder": {"drawing": 90.0, "note": 80.0}}
+    encoder = {f"encoder_{w}_{s}s": v for s, v in (("drawing", 90.0), ("note", 80.0)) for w in ("topic", "item")}
+    return {**made, "encoder": encoder}
 
 
 def test_findings_take_the_worse_of_both_arms() -> None:
@@ -208,7 +222,7 @@ def test_findings_take_the_worse_of_both_arms() -> None:
         "unsafe_image_drop": 71.72, "harmful_text_drop": 86.56, "safe_safe_drop": -0.14, "text_only_text_success": 8.9,
         "compliance_gain_from_helpful_data": 39.2, "text_only_unsafe_image_drop": 16.05, "text_harm_rise": 3.17,
         "text_harm_rise_cleaned": 2.49, "image_gap": 98.77, "image_gap_blank": 0.0, "image_gap_shuffled": 0.0,
-        "blank_safe_safe": 50.0, "post_hoc_asr_unsafe": 0.23, "encoder_topic_notes": 80.0,
+        "blank_safe_safe": 50.0, "post_hoc_asr_unsafe": 0.23, "encoder_item_notes": 80.0,
     }  # fmt: skip
     assert {k: values[k] for k in expected} == pytest.approx(expected)
     assert all(f.unit and f.says for f in found.values())

@@ -215,6 +215,23 @@ def test_every_paper_has_a_page_and_stands_in_its_list(site, checkout):
         assert any(address.endswith(f"papers/{entry.id}/") for address in listed)
 
 
+def test_what_was_left_out_stands_under_its_rule(checkout, tmp_path):
+    shutil.copy(checkout / "papers.yaml", tmp_path)
+    shutil.copy(checkout / "pyproject.toml", tmp_path)
+    (tmp_path / "SCOPE.md").write_text("| `prompt-only` | Attacks without training |\n| `privacy` | Extraction |\n")
+    (tmp_path / "excluded.yaml").write_text(
+        "schema: 1\nexcluded:\n  - title: Talking a <Gardener> into Weeds\n"
+        '    ids: {arxiv: "2307.00001"}\n    date: 2023-07\n    decision: out\n    rule: prompt-only\n'
+        "    why: Only words change\n    decided: 2026-11-20\n"
+    )
+    pages.generate(atlas.read(tmp_path), tmp_path / "out")
+    page = (tmp_path / "out/excluded.md").read_text()
+    assert "## Prompt only (1)\n\nAttacks without training." in page
+    assert '<a href="https://arxiv.org/abs/2307.00001">Talking a &lt;Gardener&gt; into Weeds</a>' in page
+    assert "Only words change" in page
+    assert "Privacy" not in page
+
+
 def test_home_counts_papers_and_records(site, checkout):
     home = texts(load(site, "."))
     records = len(list((checkout / "reproduce/results").glob("*/*/*.json")))

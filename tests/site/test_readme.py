@@ -80,6 +80,16 @@ def test_the_worst_case_of_each_defense_stands_with_its_condition_and_how_many_w
     assert f"worst {told['sft']}, 6 of 6)" in table
 
 
+def test_papers_without_numbers_stand_in_a_list_by_year_and_not_in_a_table(root):
+    found = readme.regions(root)["taxonomy"]
+    stage = found[found.index("#### Pre-training stage (1)") :].partition("####")[2].partition("####")[0]
+    assert "**2025**" in stage
+    assert re.search(r"(?m)^- .*A Fictional Defense nobody has Reproduced", stage)
+    assert "|" not in stage
+    assert re.search(r"(?m)^\| .*PlasterCast", found)
+    assert not re.search(r"(?m)^- .*PlasterCast", found)
+
+
 def test_drift_names_what_changed_and_the_fix(root):
     readme.write(root)
     (root / "README.md").write_text((root / "README.md").read_text().replace("8 papers", "9 papers"))

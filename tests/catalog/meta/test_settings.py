@@ -42,6 +42,8 @@ def test_equal_answers_have_the_variance_of_the_zero_cell_rule():
     found = settings.from_cells(cells(sft=["0000"], guard=["0000"]), "guard", "hs_rd", "micro", []).found[0]
     rule = sizes("RD", Counts(*(np.array([value]) for value in (0.0, 4.0, 0.0, 4.0))))
     assert (found.y, found.v) == (0, pytest.approx(float(rule.vi[0])))
+    level = settings.from_cells(cells(sft=["1110"], guard=["1110"]), "guard", "hs_rd", "micro", []).found[0]
+    assert level.v == found.v, "what both arms answer alike is no evidence of a difference"
 
 
 def test_odds_ratio_of_a_single_base():

@@ -1,0 +1,1 @@
+"""Measurements on demand; nothing here runs by itself."""

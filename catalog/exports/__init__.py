@@ -1,0 +1,1 @@
+"""The catalogue and the records in the formats others read, and the dictionary of their columns."""

@@ -1,0 +1,1 @@
+"""Files that name papers, read into candidates: BibTeX, RIS, CSV and Markdown lists."""

@@ -1,0 +1,104 @@
+"""Tables in CSV, with commas, semicolons or tabs, and a line of column names."""
+
+import csv
+import datetime
+import re
+
+from catalog.importers import interpreting, keywords
+from catalog.importers.reading import Reading, Reference
+from catalog.problems import did_you_mean
+
+COLUMNS = {
+    "title": "title paper_title name",
+    "authors": "authors author",
+    "date": "date published publication_date first_public posted year",
+    "venue": "venue venue_raw conference journal booktitle publication",
+    "venue_year": "venue_year",
+    "track": "venue_track track",
+    "status": "venue_status",
+    "arxiv": "arxiv arxiv_id eprint",
+    "doi": "doi",
+    "openreview": "openreview openreview_id",
+    "acl": "acl acl_id anthology",
+    "paper": "paper url paper_url link links doi_or_other_url pdf paper_link",
+    "code": "code code_url github repo repository links_code",
+    "data": "data data_url dataset links_data",
+    "project": "project project_url website homepage links_project",
+    "type": "type category section kind",
+    "stage": "stage",
+    "tags": "tags keywords topics",
+    "slug": "id slug key",
+    "nickname": "nickname short_name method",
+}
+"""What the columns of tables are called."""
+NAMES = {alias: name for name, aliases in COLUMNS.items() for alias in aliases.split()}
+
+
+def read(text: str, reading: Reading, today: datetime.date) -> None:
+    """Add to the reading every row, and a problem for every row that does not have the columns of the first."""
+    lines = text.split("\n")
+    head = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    delimiter = max(",;\t", key=lines[head].count)
+    rows = csv.reader((f"{line}\n" for line in lines[head:]), delimiter=delimiter, strict=True)
+    names: list[str] | None = None
+    start = head + 1
+    try:
+        for row in rows:
+            if names is None:
+                names = _names(row, start, reading)
+            elif any(cell.strip() for cell in row):
+                _row(row, names, start, reading, today)
+            start = head + rows.line_num + 1
+    except csv.Error as error:
+        fix = 'close every quote, and write a quote within a cell as ""'
+        reading.complain(start, "csv-syntax", f"no CSV from here on: {error}", fix)
+
+
+def _names(row: list[str], line: int, reading: Reading) -> list[str]:
+    """What each column is; unknown ones are told, those without a title column refused."""
+    plain = [re.sub(r"\W+", "_", cell.strip().casefold()).strip("_") for cell in row]
+    for cell in (cell for cell in plain if cell and cell not in NAMES):
+        reading.complain(line, "csv-column", f"column '{cell}' is not read", did_you_mean(cell, COLUMNS), warning=True)
+    names = [NAMES.get(cell, "") for cell in plain]
+    if "title" not in names:
+        reading.complain(line, "csv-column", "no column `title`", "name the columns in the first line")
+    return names
+
+
+def _row(row: list[str], names: list[str], line: int, reading: Reading, today: datetime.date) -> None:
+    if "title" not in names:
+        return
+    if len(row) != len(names):
+        message, fix = f"{len(row)} cells under {len(names)} columns", "quote cells that contain the separator"
+        reading.complain(line, "csv-cells", message, fix)
+        return
+    cells: dict[str, str] = {}
+    columns: list[tuple[str, str]] = []
+    for name, cell in zip(names, row, strict=True):
+        if name and cell.strip():
+            cells.setdefault(name, cell.strip())
+            columns.append((name, cell.strip()))
+    reference = Reference(
+        line,
+        title=cells.get("title", ""),
+        authors=_people(cells.get("authors", "")),
+        date=cells.get("date", ""),
+        venue=" ".join(cells[name] for name in ("venue", "venue_year", "track") if name in cells),
+        slug=cells.get("slug", ""),
+        nickname=cells.get("nickname", ""),
+    )
+    for name, cell in columns:
+        if name in ("arxiv", "doi", "openreview", "acl"):
+            reference.addresses.append((name, cell if cell.startswith("http") else f"{name}:{cell}"))
+        elif name in ("paper", "code", "data", "project"):
+            reference.addresses += [(name, address) for address in re.split(r"[\s;]+", cell)]
+    words = [cells.get("type", ""), cells.get("stage", ""), *re.split(r"[;,]", cells.get("tags", ""))]
+    if rest := keywords.sort(words, reference):
+        reading.complain(line, "csv-word", f"no type, stage or tag: {', '.join(rest)}", "see `hft list --help`")
+    interpreting.take(reference, reading, today)
+
+
+def _people(text: str) -> list[str]:
+    """Names separated by semicolons, by `and`, or else by commas."""
+    separator = ";" if ";" in text else r"\s+and\s+" if re.search(r"\sand\s", text) else ","
+    return [name.strip() for name in re.split(separator, text) if name.strip()]
