@@ -13,6 +13,7 @@ from scipy.stats import norm
 
 from catalog.meta import network_document
 from catalog.meta.clusters import claim_note
+from catalog.meta.document import plain
 from catalog.meta.effects import crossed
 from catalog.meta.gathered import Line
 from catalog.meta.inconsistency import inconsistency
@@ -72,7 +73,7 @@ def document(found: Analysis) -> dict[str, Any]:
     made = network_document.document(found)
     for name in ("splits", "net_heat", "inconsistency"):
         del made[name]
-    made["p_holm"] = dict(zip(fitted.treatments[1:], adjusted.tolist(), strict=True))
+    made["p_holm"] = plain(dict(zip(fitted.treatments[1:], adjusted.tolist(), strict=True)))
     made["clusters"] = len({study.cluster for study in found.studies})
     return made
 

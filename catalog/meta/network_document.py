@@ -1,13 +1,13 @@
 """Everything `hft meta network` says, as one JSON document; proportions and full precision, NaN as null."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from catalog.meta.clusters import claim_note
+from catalog.meta.document import plain
 from catalog.meta.inconsistency import Inconsistency, NetHeat, inconsistency, net_heat
 from catalog.meta.network import Matrix, Network, Study, Tau2, components, network
 from catalog.meta.network_studies import Scale
@@ -95,8 +95,7 @@ def document(analysis: Analysis, notes: Sequence[str] = ()) -> dict[str, Any]:
         "leave_one_cluster_out": [asdict(left) for left in analysis.left_out or ()],
         "notes": [*notes, *analysis.notes],
     }
-    plain: dict[str, Any] = _plain(body)
-    return plain | {"effects": effects(found)}
+    return cast("dict[str, Any]", plain(body)) | {"effects": effects(found)}
 
 
 def effects(found: Network) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -188,11 +187,3 @@ def _notes(
 def _tree(studies: Sequence[Study]) -> bool:
     pairs = {study.design for study in studies}
     return all(len(pair) == 2 for pair in pairs)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
