@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +26,10 @@ def agreement_command(
     measured: Annotated[str, typer.Option(metavar="COL", help="With --csv: column of measured effects.")] = "measured",
     testbed: Annotated[str, typer.Option(help="Of the records: whose runs.")] = "micro",
     metric: Annotated[str, typer.Option(help="Of the records: effects on which metric.")] = "harmful_score",
+    kind: Annotated[
+        Literal["defense", "attack", "all"],
+        typer.Option("--type", help="Of the records: defenses against SFT, comparisons of attack papers, or all."),
+    ] = "defense",
     ratio: Annotated[
         float | None,
         typer.Option(help="Error variance of measured to reported [default: from the standard errors, else 1]."),
@@ -40,7 +44,7 @@ def agreement_command(
     One pair a claim, clusters are papers. Other columns of --csv, where it has them: paper, setting (ranks are also
     compared inside each), reported_se, se. Fewer than 10 pairs are exploratory: intervals by resampling papers.
 
-    JSON: pairs papers exploratory; bias {value low high se df}; limits {sd low high, each {value low high}}; deming
+    JSON: input type pairs papers exploratory; bias {value low high se df}; limits {sd low high, each {value low high}}; deming
     {slope intercept ratio}; ccc spearman kendall; within_setting {value low high settings pairs}; rows[]; notes[].
     """
     from catalog.meta.agreement import agree
@@ -56,16 +60,16 @@ def agreement_command(
             from catalog.meta import pairs as sources
             from catalog.meta.verdict_command import from_records
 
-            pairs = sources.from_claims(from_records(names or [], results), testbed, metric)
+            pairs = sources.from_claims(from_records(names or [], results), testbed, metric, kind)
         try:
             found = agree(pairs, ratio, seed=seed)
         except ValueError as error:
-            where = str(csv) if csv else f"{metric} on {testbed}"
+            where = str(csv) if csv else f"{metric} on {testbed}, --type {kind}"
             fail(f"{where}: {error}; give more claims with reported and measured effects", 1)
         if plot:
             _draw(found, plot, points=csv is None)
     if as_json:
-        emit({"input": str(csv) if csv else None} | document(found))
+        emit({"input": str(csv) if csv else None, "type": None if csv else kind} | document(found))
     else:
         _show(found, points=csv is None)
 

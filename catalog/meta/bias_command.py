@@ -52,6 +52,11 @@ def bias_command(
 
     Tests of asymmetry and trim-and-fill run with 10 clusters or more whose sizes differ fourfold. --self contrasts
     own with third-party evaluations, --reported with --measured gives their gap. --worst takes a method of our records.
+
+    JSON: measure estimate se ci_low ci_high k clusters k_excluded; tests[] and trim_and_fill[] that ran, not_run {name:
+    reason}; funnel {height points[]}; self_evaluated {difference se ci_low ci_high p self third_party};
+    reported_minus_measured {mean se df ci_low ci_high p limit_low limit_high pairs clusters}; notes[]. With --worst
+    only: of testbed worst[] {protocol task n harmful harmful_vs_sft not_run}.
     """
     with faults():
         from catalog.meta.analysis import ChoiceError

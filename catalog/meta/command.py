@@ -99,6 +99,11 @@ def pool_command(
 
     Effects come from a table (--csv with --yi and --vi, or with --measure, --events and --totals), or from runs
     (--method). Where a prediction interval is given, read it first: it is about the next setting.
+
+    JSON, in the unit of the effects: measure model estimate se ci_low ci_high pi_low pi_high tau2 tau2_ci_low
+    tau2_ci_high i2 i2_definition h2 q q_df q_p k clusters k_excluded notes[]; rows[] {label yi vi weight};
+    coefficients[] {name estimate se ci_low ci_high p}; r2; leave_one_out[] {label estimate se ci_low ci_high tau2 i2 q
+    q_p}; method {what was done, in words}. On request cumulative[], like leave_one_out, and influence[].
     """
     with faults():
         from catalog.meta import document, inputs, words
@@ -182,6 +187,9 @@ def regress_command(
     """Explain how effects differ by moderators: coefficients, test of all together, what is left unexplained.
 
     Clusters alone give cluster-robust intervals, clusters with levels the three-level model.
+
+    JSON: the keys of hft meta pool, with estimate to pi_high null; coefficients[] also p_permutation; qm qm_df qm_p df
+    for all moderators together; permutation {qm_p orderings exact}.
     """
     with faults():
         from catalog.meta import inputs

@@ -34,6 +34,11 @@ def report_command(
     """Analyse every record anew: defenses, stages, networks, moderators, verdicts; and what changed since last time.
 
     Equal records, declared margins and last report give equal bytes.
+
+    JSON: schema; records {count digest keys[]}; looks; changes[] {look digest records_added records_removed changed[]};
+    margins; method; testbeds[] {testbed protocol conditions defenses[] stages {hs_rd fa_rd} networks[] moderators {hs_rd
+    fa_rd}}; ledger, as from hft meta verdict; conclusions {name {says records[]}}. Effects are proportions, defense
+    minus SFT.
     """
     with refusals():
         made = _report(_before(since, to), results)
