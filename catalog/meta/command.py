@@ -22,6 +22,7 @@ from catalog.meta.options import (
     ModelOf,
     Mods,
     Pi,
+    Results,
     Tau2,
     Totals,
     Vi,
@@ -85,7 +86,7 @@ def pool_command(
             dir_okay=False,
         ),
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="With --method: where records are.")] = None,
+    results: Results = None,
     leave_one_out: Annotated[
         bool | None, typer.Option("--leave-one-out/--no-leave-one-out", help="[default: up to 200 effects or clusters]")
     ] = None,
@@ -120,6 +121,8 @@ def pool_command(
         else:
             if records or results:
                 raise ChoiceError("--records and --results: name the method with --method")
+            if csv is None:
+                raise ChoiceError("give a table with --csv, or a method of our records with --method")
             studies = read_table(csv, label)
             data, X, names = inputs.from_table(
                 studies,

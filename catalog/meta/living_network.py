@@ -19,7 +19,7 @@ from catalog.meta.gathered import Line
 from catalog.meta.inconsistency import inconsistency
 from catalog.meta.network import Matrix, Study, Tau2, Vector, components, network
 from catalog.meta.network_document import Analysis
-from catalog.meta.ranking import Better, leader, p_scores, ranks, without_clusters
+from catalog.meta.ranking import Better, first_places, leader, p_scores, ranks, without_clusters
 from catalog.meta.settings import SEED_IS_BASE, Effect
 from catalog.meta.splitting import holm
 
@@ -46,10 +46,8 @@ def analysis(lines: Sequence[Line], effect: Effect) -> Analysis | None:
         notes.append(note)
     if left is None and len(clusters) > 1:
         notes.append(f"{len(clusters)} clusters: none is left out in turn, each carries little of the weight")
-    if left:
-        first = {max(one.p_scores, key=lambda name: one.p_scores[name]) for one in left if one.p_scores}
-        if len(first) > 1:
-            notes.append(f"first place depends on the clusters: without one it goes to {', '.join(sorted(first))}")
+    if moved := first_places(left or []):
+        notes.append(moved)
     return Analysis(
         scale="RD",
         better=better,

@@ -11,7 +11,18 @@ from catalog.meta.document import plain
 from catalog.meta.inconsistency import Inconsistency, NetHeat, inconsistency, net_heat
 from catalog.meta.network import Matrix, Network, Study, Tau2, components, network
 from catalog.meta.network_studies import Scale
-from catalog.meta.ranking import DRAWS, SEED, Better, LeftOut, Rank, leader, p_scores, ranks, without_clusters
+from catalog.meta.ranking import (
+    DRAWS,
+    SEED,
+    Better,
+    LeftOut,
+    Rank,
+    first_places,
+    leader,
+    p_scores,
+    ranks,
+    without_clusters,
+)
 from catalog.meta.splitting import NOT_TESTABLE, Split, splits
 from catalog.problems import Problem, RefusedError
 
@@ -175,9 +186,8 @@ def _notes(
     few = claim_note(len(left_out))
     if few:
         notes.append(few)
-    first = {max(left.p_scores, key=lambda name: left.p_scores[name]) for left in left_out if left.p_scores}
-    if len(first) > 1:
-        notes.append(f"first place depends on the clusters: without one of them it goes to {', '.join(sorted(first))}")
+    if moved := first_places(left_out):
+        notes.append(moved)
     notes.append(
         "intervals take the studies of a cluster as independent; leave_one_cluster_out shows how much hangs on each"
     )

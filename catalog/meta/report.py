@@ -54,7 +54,7 @@ def report(
     made = Report({})
     beds = []
     # thousands of matrices of 50 × 50: threads of BLAS wait for one another longer than they compute
-    with threadpool_limits(1, "blas"):
+    with threadpool_limits(1, "blas"):  # type: ignore[no-untyped-call]
         for bed in sorted({line.bed for line in found}, key=lambda bed: bed.name):
             own = [line for line in found if line.bed == bed]
             beds.append(_bed(bed, own, papers, margins, made, concluded))
