@@ -12,6 +12,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError
 from rapidfuzz import fuzz
 
 from catalog import ids, papers
+from catalog.candidates import Candidate
 from catalog.papers import Catalogue, parse, plain
 from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.schema import Ids, Slug, Strict, Text
@@ -44,6 +45,11 @@ class Excluded(Strict):
         """Year and month of the first public version."""
         year, month = str(self.date).split("-")[:2]
         return int(year), int(month)
+
+    def candidate(self) -> Candidate:
+        """What is known of it for comparing it with other papers; a month stands for its first day."""
+        day = self.date if isinstance(self.date, datetime.date) else datetime.date(*self.month, 1)
+        return Candidate(self.title, date=day, ids=dict(self.ids.given()), origin=FILE)
 
 
 class Root(Strict):
