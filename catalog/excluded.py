@@ -103,12 +103,14 @@ def json_schema() -> str:
 
 
 def _read(root: Path) -> tuple[list[tuple[int, Excluded]], list[Problem]]:
-    """Line and content of every valid entry, and a problem for everything else."""
     path = root / FILE
-    if not path.is_file():
-        return [], []
+    return parsed(path.read_text(encoding="utf-8-sig")) if path.is_file() else ([], [])
+
+
+def parsed(text: str) -> tuple[list[tuple[int, Excluded]], list[Problem]]:
+    """Line and content of every valid entry of a text, and a problem for everything else."""
     try:
-        data = parse(path.read_text(encoding="utf-8-sig"))
+        data = parse(text)
     except RefusedError as refused:
         here = [problem.where.replace(papers.FILE, FILE) for problem in refused.problems]
         return [], [replace(problem, where=where) for problem, where in zip(refused.problems, here, strict=True)]
