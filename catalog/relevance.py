@@ -66,7 +66,7 @@ class Reader:
         entries = list(papers)
         inside = [Text(paper.title, paper.ids.arxiv) for paper in entries]
         outside = [Text(each.title, each.ids.arxiv) for each in left_out]
-        counts = [sum((each.arxiv or "") in abstracts for each in side) for side in (inside, outside)]
+        counts = [sum(bool(abstracts.get(each.arxiv or "")) for each in side) for side in (inside, outside)]
         self.reads_abstracts = min(counts) >= ENOUGH
         self.relevance = self._examples([(each, "in") for each in inside] + [(each, "out") for each in outside])
         self.types = self._common([(text, p.type) for text, p in zip(inside, entries, strict=True)])
