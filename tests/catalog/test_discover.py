@@ -48,12 +48,12 @@ def entry(arxiv: str, title: str, abstract: str = ABOUT, **given: Any) -> Entry:
     return Entry(arxiv, title, abstract=abstract, **{"published": day, "updated": day, **given})
 
 
-SHED = entry("2409.00001", "Sheds Under Malicious Tuning", authors=("Ida Holm", "Li Wei"), comment="ICLR 2025")
+SHED = entry("2409.00001", "Sheds Under Malicious Tuning", authors=("Ida Holm", "Li Wei"), comment="NeurIPS 2025")
 POND = entry("2410.00002", "Ponds and Frogs", "Emergent misalignment appears after harmful finetuning.")
 FIELD = (
     entry("2402.01010", "Shield: Robust Gardening for LLMs"),  # known by its id
     entry("2403.05555", "SHIELD - robust gardening for LLMs"),  # known by its title
-    entry("2401.07777", "Shield: Robust Gardening of Any LLM", authors=("Bell, Ann", "Z. Müller")),  # and its authors
+    entry("2401.07777", "Shield: Robust Gardening for an LLM", authors=("Bell, Ann", "Z. Müller")),  # and its authors
     entry("2407.00001", "Talking Gardeners into Weeds"),  # left out, by its id
     entry("2408.00009", "Watering cans, and their harmful fine-tuning"),  # left out, by its title
     entry("2406.00001", "Sunk Ships", comment="This paper has been withdrawn by the authors"),
@@ -116,7 +116,7 @@ def test_what_is_known_is_dropped_and_the_rest_waits_for_a_person(garden: Path, 
     assert set(waiting) == {"2409.00001", "2410.00002"}
     shed, pond = waiting["2409.00001"], waiting["2410.00002"]
     assert (shed["title"], shed["authors"], shed["published"]) == (SHED.title, ["Ida Holm", "Li Wei"], "2024-09-05")
-    assert (shed["comment"], shed["found"]) == ("ICLR 2025", datetime.date.today().isoformat())
+    assert (shed["comment"], shed["found"]) == ("NeurIPS 2025", datetime.date.today().isoformat())
     assert {"harmful-fine-tuning", "emergent-misalignment"} <= set(pond["found_by"])
     assert "emergent-misalignment" not in shed["found_by"]
     assert "score" not in shed, "from two papers and two decisions nothing is learnt"
@@ -141,19 +141,19 @@ def test_again_it_finds_nothing_new_and_changes_no_byte(garden: Path, discover: 
 def test_what_was_decided_does_not_come_back(garden: Path, discover: Any, hft: Any) -> None:
     discover()
     assert hft("triage", "2410.00002", "--reject", "--rule", "prompt-only").exit_code == 0
-    assert hft("triage", "2409.00001", "--accept", "--type", "attack").exit_code in (0, 1)
-    (garden / "papers.yaml").write_text((garden / "papers.yaml").read_text().replace("ICLR", "NeurIPS"))
+    assert hft("triage", "2409.00001", "--accept", "--type", "attack").exit_code == 0
     decided = told(discover("--json"))
     assert "2410.00002" in decided["excluded"]
-    assert "2410.00002" not in queue(garden)
+    assert "2409.00001" in decided["known"]
+    assert (decided["new"], queue(garden)) == ([], {})
 
 
-def test_a_paper_added_or_withdrawn_meanwhile_leaves_the_queue(garden: Path, discover: Any, server: Any) -> None:
+def test_a_paper_added_or_withdrawn_meanwhile_leaves_the_queue(
+    garden: Path, discover: Any, hft: Any, server: ArxivServer
+) -> None:
     discover()
     server.put(entry("2410.00002", POND.title, POND.abstract, version=2, comment="Withdrawn"))
-    text = (garden / "papers.yaml").read_text(encoding="utf-8")
-    (garden / "papers.yaml").write_text(text.replace('"2310.12345"', '"2310.12345"').replace(
-        "A Handful of Turnips Breaks Any Gardener", SHED.title).replace("2023-10-05", "2023-10-30"), encoding="utf-8")  # fmt: skip
+    assert hft("add", "2409.00001", "--offline", "--title", SHED.title, "--type", "attack").exit_code == 0
     report = told(discover("--json"))
     assert report["decided"].keys() == {"2409.00001", "2410.00002"}
     assert queue(garden) == {}
@@ -298,7 +298,8 @@ def test_expressions_find_most_of_the_field_by_title_alone() -> None:
     searched = dict(expressions.load().queries())
     titles = {
         key: [
-            Entry("2401.00001", each["title"], abstract="") for each in YAML(typ="safe").load((HOME / name).open())[key]
+            Entry("2401.00001", each["title"], abstract="")
+            for each in YAML(typ="safe").load((HOME / name).read_text(encoding="utf-8"))[key]
         ]
         for name, key in (("papers.yaml", "papers"), (excluded.FILE, "excluded"))
     }
