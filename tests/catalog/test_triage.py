@@ -176,8 +176,8 @@ def test_the_first_one_left_out(text: str) -> None:
 
 
 def test_it_stands_by_date_above_the_comment_of_the_next() -> None:
-    one = '  - title: "{}"\n    ids: {{arxiv: "{}"}}\n    date: {}\n    decision: out\n    rule: privacy\n' \
-          "    decided: 2026-11-20\n"  # fmt: skip
+    facts = "    date: {}\n    decision: out\n    rule: privacy\n    decided: 2026-11-20\n"
+    one = f'  - title: "{{}}"\n    ids: {{{{arxiv: "{{}}"}}}}\n{facts}'
     head, early = "schema: 1\nexcluded:\n", one.format("Early", "2401.00001", "2024-01")
     late = one.format("Late", "2405.00001", "2024-05-01")
     after = excluding.inserted(f"{head}{early}\n  # a remark on Late\n{late}", OUT)
