@@ -84,7 +84,7 @@ def add(path: Path, paper: Candidate, server: Server | None, today: datetime.dat
 def refuse_excluded(root: Path, paper: Candidate) -> None:
     """RefusedError when the paper was looked at and left out before: a decision is a precedent."""
     left_out = excluded.read(root)
-    known = {str(n): Candidate(each.title, ids=dict(each.ids.given())) for n, each in enumerate(left_out)}
+    known = {str(n): each.candidate() for n, each in enumerate(left_out)}
     if match := dedupe.find(paper, dedupe.Known(known)):
         entry = left_out[int(match.id)]
         message = f"'{entry.title}' was left out on {entry.decided} by the rule {entry.rule} of {excluded.SCOPE}"
@@ -139,11 +139,11 @@ def _asked(paper: Candidate, server: Server | None, root: Path) -> tuple[Candida
         authors=paper.authors or tuple(facts.authors),
         date=paper.date or facts.published,
         ids={**paper.ids, **doi},
-        venue=paper.venue or _published(facts.journal_ref, facts.comment, facts.published),
+        venue=paper.venue or published(facts.journal_ref, facts.comment, facts.published),
     )
     return told, (*notes, "arXiv says it is withdrawn") if facts.withdrawn else notes
 
 
-def _published(journal: str | None, comment: str | None, date: datetime.date) -> str | None:
+def published(journal: str | None, comment: str | None, date: datetime.date) -> str | None:
     """The text that names a venue, of the two places where arXiv's authors name one."""
     return next((text for text in (journal, comment) if text and normalise(text, date)), None)

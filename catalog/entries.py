@@ -54,6 +54,7 @@ def draft(paper: Candidate, taken: Container[str], today: datetime.date) -> Draf
     stage = paper.stage if kind == "defense" else None
     if kind == "defense" and not stage:
         stage, unsure = "fine-tuning", [*unsure, "stage"]
+    unsure += [key for key in paper.unsure if key not in unsure]
     nickname = paper.nickname or (name_in(title) if paper.title else None)
     facts: dict[str, Any] = {
         "id": paper.slug or slug(nickname or title, date, taken),

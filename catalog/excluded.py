@@ -12,6 +12,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError
 from rapidfuzz import fuzz
 
 from catalog import ids, papers
+from catalog.candidates import Candidate
 from catalog.papers import Catalogue, parse, plain
 from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.schema import Ids, Slug, Strict, Text
@@ -44,6 +45,11 @@ class Excluded(Strict):
         """Year and month of the first public version."""
         year, month = str(self.date).split("-")[:2]
         return int(year), int(month)
+
+    def candidate(self) -> Candidate:
+        """What is known of it for comparing it with other papers; a month stands for its first day."""
+        day = self.date if isinstance(self.date, datetime.date) else datetime.date(*self.month, 1)
+        return Candidate(self.title, date=day, ids=dict(self.ids.given()), origin=FILE)
 
 
 class Root(Strict):
@@ -97,12 +103,14 @@ def json_schema() -> str:
 
 
 def _read(root: Path) -> tuple[list[tuple[int, Excluded]], list[Problem]]:
-    """Line and content of every valid entry, and a problem for everything else."""
     path = root / FILE
-    if not path.is_file():
-        return [], []
+    return parsed(path.read_text(encoding="utf-8-sig")) if path.is_file() else ([], [])
+
+
+def parsed(text: str) -> tuple[list[tuple[int, Excluded]], list[Problem]]:
+    """Line and content of every valid entry of a text, and a problem for everything else."""
     try:
-        data = parse(path.read_text(encoding="utf-8-sig"))
+        data = parse(text)
     except RefusedError as refused:
         here = [problem.where.replace(papers.FILE, FILE) for problem in refused.problems]
         return [], [replace(problem, where=where) for problem, where in zip(refused.problems, here, strict=True)]
