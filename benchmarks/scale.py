@@ -41,15 +41,13 @@ def measure(papers: int, folder: Path) -> dict[str, float]:
     from catalog import db, lint, query
     from catalog.papers import read
 
-    path = folder / "papers.yaml"
+    path, database = folder / "papers.yaml", folder / db.FILE_NAME
     synthetic.write(path, papers)
-    built, on_the_clock = timed(lambda: db.build(folder, folder / "x.sqlite"))
+    built, on_the_clock = timed(lambda: db.build(folder, database))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # in kilobytes on Linux
-    engine = db.connect(folder / "x.sqlite")
-    times = sorted(timed(lambda words=words: query.search(engine, words))[0] for words in queries(path))
-    engine.dispose()
+    times = sorted(timed(lambda words=words: query.search(db.current(folder), words))[0] for words in queries(path))
     checked, _ = timed(lambda: lint.examine(read(path)))
-    sizes = [(folder / name).stat().st_size / 1e6 for name in ("papers.yaml", "x.sqlite")]
+    sizes = [file.stat().st_size / 1e6 for file in (path, database)]
     values = [papers, sizes[0], built, on_the_clock, checked]
     values += [1000 * times[len(times) // 2], 1000 * times[len(times) * 95 // 100], peak, sizes[1]]
     return dict(zip(COLUMNS, values, strict=True))

@@ -87,23 +87,22 @@ def _row(row: list[str], names: list[str], line: int, reading: Reading, today: d
         message, fix = f"{len(row)} cells under {len(names)} columns", "quote cells that contain the separator"
         reading.complain(line, "csv-cells", message, fix)
         return
-    take([(name, cell.strip()) for name, cell in zip(names, row, strict=True) if name], line, reading, today)
+    cells = [(name, cell.strip()) for name, cell in zip(names, row, strict=True) if name and cell.strip()]
+    take(cells, line, reading, today)
 
 
 def take(columns: list[tuple[str, str]], line: int, reading: Reading, today: datetime.date) -> None:
-    """Add to the reading the paper of a row, given as names of COLUMNS with their cells."""
+    """Add to the reading the paper of a row, given as names of COLUMNS with their cells, none of them empty."""
     cells: dict[str, str] = {}
     for name, cell in columns:
-        if cell:
-            cells.setdefault(name, cell)
+        cells.setdefault(name, cell)
+    venue = [cells[name] for name in ("venue", "venue_year", "track") if name in cells and cells[name] != "journal"]
     reference = Reference(
         line,
         title=cells.get("title", ""),
         authors=_listed(cells.get("authors", "")) or _people(cells.get("authors", "")),
         date=cells.get("date", ""),
-        venue=" ".join(
-            cells[name] for name in ("venue", "venue_year", "track") if cells.get(name) not in (None, "journal")
-        ),
+        venue=" ".join(venue),
         slug=cells.get("slug", ""),
         nickname=cells.get("nickname", ""),
     )

@@ -113,8 +113,8 @@ def test_the_real_catalogue_exports_every_entry_once() -> None:
         ({"authors": ["Zoë Müller"], "title": "The Attack"}, "muller2024attack"),
         ({"authors": ["Łukasz Żak"], "title": "On LoRA’s Limits"}, "zak2024loras"),
         ({"authors": ["Llama Team, AI at Meta"], "title": "A"}, "llamateam2024untitled"),
-        ({"authors": [], "title": "Shield: x"}, "anon2024shield"),
-        ({"authors": ["王 伟"], "title": "Safe"}, "anon2024safe"),
+        ({"authors": [], "title": "Shield: x"}, "shield2024x"),
+        ({"authors": ["王 伟"], "title": "Safe"}, "shield2024safe"),
     ],
 )
 def test_a_key_is_family_year_word(fields: dict[str, Any], key: str) -> None:
