@@ -47,7 +47,7 @@ BAD: dict[str, tuple[str, str, str, int, str, str]] = {
     "twice": ('{doi: "10.1234/cans"}', '{openreview: "QqQqQqQq11"}', "duplicate", 11, "line 3", "one of the two"),
     "twice by title": (
         "Watering Cans: A Survey",
-        "Talking the Gardener into Weeds",
+        "Talking a gardener into weed",
         "duplicate",
         11,
         "line 3",
