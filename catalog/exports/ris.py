@@ -29,6 +29,7 @@ class _Unnumbered(rispy.RisWriter):  # type: ignore[misc,unused-ignore]
 
 def _reference(paper: Paper, venues: Mapping[str, Venue]) -> dict[str, Any]:
     venue = venues.get(paper.venue.name)
+    part = "Findings of the " if paper.venue.track == "findings" else ""
     links = paper.links.model_dump(include=LABELLED, exclude_none=True)
     is_preprint = paper.venue.status == "preprint"
     given: dict[str, Any] = {
@@ -39,7 +40,7 @@ def _reference(paper: Paper, venues: Mapping[str, Venue]) -> dict[str, Any]:
         "authors": [_inverted(name) for name in paper.authors],
         "year": str(paper.venue.year),
         "date": paper.date.strftime("%Y/%m//" if "date" in paper.unsure else "%Y/%m/%d"),
-        "secondary_title": venue.full if venue else paper.venue.name,
+        "secondary_title": f"{part}{venue.full if venue else paper.venue.name}",
         "doi": paper.ids.doi,
         "accession_number": f"arXiv:{paper.ids.arxiv}" if paper.ids.arxiv else None,
         "urls": [address for kind, address in paper.addresses().items() if kind not in LABELLED],

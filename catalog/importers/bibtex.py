@@ -85,6 +85,7 @@ def _entry(entry: Entry, reading: Reading, today: datetime.date, *, enclosed: bo
     reference = Reference(_line(entry), plain.get("title", ""))
     if plain.get("subtitle"):
         reference.title += f": {plain['subtitle']}"
+    reference.title = re.sub("[“”]", '"', reference.title)  # LaTeX has no straight ones
     reference.authors = _people(fields.get("author", ""), reference.line, reading)
     month = plain.get("month", "").strip()
     month = month.zfill(2) if month.isdigit() else month
