@@ -97,7 +97,8 @@ WORDS = st.from_regex(r"[A-Za-zäßéłøñ][a-zäßéłøñ]{2,9}", fullmatch=T
 SIGNS = st.sampled_from(
     ["", ":", ",", "?", " &", " 50%", " $5", ' "so"', " x_1", " #2", "'s", " {a}", "; or", " and", " ~"]
 )
-TITLES = st.lists(st.builds(str.__add__, WORDS, SIGNS), min_size=4, max_size=9).map(" ".join)
+TITLES = st.lists(st.builds(str.__add__, WORDS, SIGNS), min_size=1, max_size=5).map(" ".join)
+APART = ("Why meadow toads outlive quicksand", "Counting pond frogs by moonlight", "Garden newts: a brief history")
 PEOPLE = st.builds("{} {}".format, WORDS.map(str.title), WORDS.map(str.title))
 LINKS = st.fixed_dictionaries(
     {},
@@ -118,7 +119,7 @@ def entries(draw: st.DrawFn, number: int) -> schema.Paper:
     return schema.Paper.model_validate(
         {
             "id": f"toad-{number}",
-            "title": draw(TITLES),
+            "title": f"{APART[number]} {draw(TITLES)}",
             "nickname": draw(st.none() | st.just(f"Toad{number}")),
             "authors": draw(st.lists(PEOPLE, max_size=4, unique=True)),
             "date": datetime.date(2024, 5, draw(st.integers(1, 31))),
