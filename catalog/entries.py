@@ -84,7 +84,8 @@ def publication(paper: Candidate, date: datetime.date | None) -> Publication | N
             return named
     if date and (server := next((s for s in ("arxiv", "openreview") if s in paper.ids), None)):
         name = {"arxiv": "arXiv", "openreview": "OpenReview"}[server]
-        return Publication(name=name, year=date.year, status="preprint")
+        year = ids.arxiv_month(paper.ids["arxiv"])[0] if server == "arxiv" else date.year
+        return Publication(name=name, year=year, status="preprint")
     return None
 
 

@@ -135,7 +135,7 @@ class Decided:
     def __init__(self, catalogue: Catalogue, left_out: list[excluded.Excluded]) -> None:
         self._catalogue = Known.of(catalogue.papers)
         self._left_out = left_out
-        self._excluded = Known({str(n): each.candidate() for n, each in enumerate(left_out)})
+        self._excluded = Known({str(n): each.candidate for n, each in enumerate(left_out)})
 
     def about(self, candidate: Candidate) -> tuple[Literal["known", "excluded"], str] | None:
         """Which of the two a candidate is, with the entry and why they are one paper; None for a new one."""

@@ -155,4 +155,4 @@ def test_help_loads_no_learning() -> None:
 
 def test_decisions_are_dated_so_that_they_can_be_compared() -> None:
     month = next(each for each in LEFT_OUT if not isinstance(each.date, datetime.date))
-    assert month.candidate().date == datetime.date(*month.month, 1)
+    assert month.candidate.date == datetime.date(*month.month, 1)
