@@ -123,7 +123,7 @@ def is_current(path: Path, root: Path) -> bool:
             if connection.scalar(text("PRAGMA user_version")) != fingerprint():
                 return False
             digest, stamp = connection.execute(text("SELECT digest, stamp FROM sources")).one()
-            return stamp == _stamp(root) or digest == sources_digest(root)
+            return bool(stamp == _stamp(root) or digest == sources_digest(root))
     except DatabaseError:  # no SQLite file at all: as good as absent
         return False
     finally:

@@ -193,7 +193,7 @@ def _model() -> Pipeline:
 
 
 def _fitted(texts: Any, labels: Any) -> Pipeline:
-    with threadpool_limits(1):
+    with threadpool_limits(1):  # type: ignore[no-untyped-call]
         return _model().fit(texts, labels)
 
 
