@@ -39,7 +39,7 @@ def draft(paper: Candidate, taken: Container[str], today: datetime.date) -> Draf
 
     Only with an arXiv id can the title or the date be missing. RefusedError names what else is wanted.
     """
-    unsure = [key for key, known in (("title", paper.title), ("authors", paper.authors)) if not known]
+    unsure = [] if paper.title else ["title", *([] if paper.authors else ["authors"])]
     date = paper.date or _earliest(paper)
     title = paper.title or (f"arXiv {paper.ids['arxiv']}" if "arxiv" in paper.ids else "")
     venue = publication(paper, date)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def test_people_read_a_table_and_counts(garden: Path, discover: Any) -> None:
 
 def test_all_pages_are_read(discover: Any, server: ArxivServer) -> None:
     for n in range(230):
-        server.put(entry(f"2501.{n:05}", f"Bed {n * 7919} of {n * 104729} Roses", f"Emergent misalignment {n}."))
+        server.put(entry(f"2501.{n:05}", f"Bed {sha256(b'%d' % n).hexdigest()} Roses", f"Emergent misalignment {n}."))
     report = told(discover("--json"))
     assert report["hits"]["emergent-misalignment"] == 231
     assert len(report["pending"]) == 232
