@@ -33,6 +33,8 @@ def canonical(document: Document) -> str:
     """
     if problems := list(unquoted(document)):
         raise RefusedError(problems)
+    if is_empty(document):
+        return _empty(document)
     if not is_splittable(document):
         message, fix = "no list of blocks at the end", "write `papers:` last, each entry as `  - id: …`"
         raise RefusedError([document.problem("format", ("papers",), message, fix)])
@@ -42,6 +44,7 @@ def canonical(document: Document) -> str:
     try:
         blocks = [entry_text(lines) for lines in entries]
     except RefusedError as alias:
+        parse(document.text)  # which says where, when the file is broken
         message, fix = "an entry cannot be read alone", "write out what stands behind anchors and aliases"
         raise RefusedError([document.problem("format", ("papers",), message, fix)]) from alias
     blocks.sort(key=lambda each: each[0])
@@ -51,8 +54,24 @@ def canonical(document: Document) -> str:
     return text
 
 
+def is_empty(document: Document) -> bool:
+    """Whether the last line but comments is `papers: []`."""
+    return re.search(r"(?m)^papers:[ \t]*\[\][ \t]*\n?(?:[ \t]*(?:#.*)?(?:\n|\Z))*\Z", document.text) is not None
+
+
+def _empty(document: Document) -> str:
+    """The canonical text of a catalogue without entries."""
+    lines = document.text.splitlines()
+    row = next(number for number, line in enumerate(lines) if line.startswith("papers:"))
+    head = lines[:row] if lines[0] == SCHEMA_LINE else [SCHEMA_LINE, *lines[:row]]
+    footer = [f"{line.strip()}\n" for line in lines[row + 1 :] if line.strip()]
+    return "".join([_head([*head, "papers:"]).removesuffix("\n"), " []\n", *footer])
+
+
 def is_splittable(document: Document) -> bool:
     """Whether `papers` is the last key and every entry begins on the line of its dash."""
+    if _plainly_split(document):
+        return True
     papers, lines = document.data.get("papers"), document.text.splitlines()
     if not isinstance(papers, CommentedSeq) or not papers or list(document.data)[-1] != "papers":
         return False
@@ -63,13 +82,31 @@ def is_splittable(document: Document) -> bool:
     return begun and all(isinstance(entry, CommentedMap) for entry in papers)
 
 
+def _plainly_split(document: Document) -> bool:
+    """Whether the entries are seen to be mappings without parsing the file as a whole, which takes seconds."""
+    blocks, lines = document.blocks, document.text.splitlines()
+    if blocks is None or len(lines) != len(document.text.rstrip("\n").split("\n")):
+        return False
+    return all(re.match(r" *- +(?:\{|[a-z_]+:(?:\s|$))", entry) for entry in blocks)
+
+
+def depth(document: Document) -> int:
+    """The number of spaces before the dashes of a splittable document."""
+    if document.blocks is not None and _plainly_split(document):
+        return document.blocks.indent
+    return int(document.data["papers"].lc.item(0)[1]) - 2
+
+
 def bounds(document: Document) -> list[int]:
     """Where each entry's lines begin (blank lines and comments above it included), and where the last one ends."""
-    lines = document.text.splitlines()
-    papers = document.data["papers"]
-    first = document.data.lc.key("papers")[0] + 1
-    dash = papers.lc.item(0)[1] - 2
-    starts = [papers.lc.item(index)[0] for index in range(len(papers))]
+    lines, dash = document.text.splitlines(), depth(document)
+    if document.blocks is not None and _plainly_split(document):
+        first = document.blocks.head.count("\n")
+        starts = [line - 1 for line in document.blocks.lines]
+    else:
+        papers = document.data["papers"]
+        first = document.data.lc.key("papers")[0] + 1
+        starts = [papers.lc.item(index)[0] for index in range(len(papers))]
     ends = zip(starts, [*starts[1:], len(lines)], strict=True)
     return [first, *(_after(lines, start, stop, dash) for start, stop in ends)]
 

@@ -2,7 +2,17 @@
 
 import typer
 
-from catalog.commands import catalogue, contributing, exporting, github, importing, measuring, publishing, upkeep
+from catalog.commands import (
+    catalogue,
+    contributing,
+    discovery,
+    exporting,
+    github,
+    importing,
+    measuring,
+    publishing,
+    upkeep,
+)
 from catalog.meta import command as meta
 
 app = typer.Typer(
@@ -22,6 +32,8 @@ app.command()(contributing.add)
 app.command()(contributing.new)
 app.command("import")(importing.import_papers)
 app.command()(upkeep.sync)
+app.command()(discovery.discover)
+app.command()(discovery.triage)
 app.add_typer(exporting.app, name="export")
 app.command()(measuring.run)
 app.command()(measuring.results)

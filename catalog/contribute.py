@@ -1,7 +1,7 @@
 """What `hft add` does: one entry more in papers.yaml, unless the paper is there already."""
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def add(path: Path, paper: Candidate, server: Server | None, today: datetime.dat
     match = dedupe.find(paper, known)
     if match and not (waiting and paper.title):
         return _there(catalogue, match, paper, notes)
-    refuse_excluded(path.parent, paper)
+    refuse_excluded(excluded.read(path.parent), paper)
     if match:
         document = editing.without(document, match.id)
     taken = {each.id for each in catalogue.papers} - {match.id if match else ""}
@@ -81,10 +81,9 @@ def add(path: Path, paper: Candidate, server: Server | None, today: datetime.dat
     return Outcome(drafted.entry["id"], f"{FILE}:{line}", None, drafted.unsure, notes, text)
 
 
-def refuse_excluded(root: Path, paper: Candidate) -> None:
+def refuse_excluded(left_out: Sequence[excluded.Excluded], paper: Candidate) -> None:
     """RefusedError when the paper was looked at and left out before: a decision is a precedent."""
-    left_out = excluded.read(root)
-    known = {str(n): Candidate(each.title, ids=dict(each.ids.given())) for n, each in enumerate(left_out)}
+    known = {str(n): replace(each.candidate, date=None) for n, each in enumerate(left_out)}
     if match := dedupe.find(paper, dedupe.Known(known)):
         entry = left_out[int(match.id)]
         message = f"'{entry.title}' was left out on {entry.decided} by the rule {entry.rule} of {excluded.SCOPE}"
@@ -139,11 +138,11 @@ def _asked(paper: Candidate, server: Server | None, root: Path) -> tuple[Candida
         authors=paper.authors or tuple(facts.authors),
         date=paper.date or facts.published,
         ids={**paper.ids, **doi},
-        venue=paper.venue or _published(facts.journal_ref, facts.comment, facts.published),
+        venue=paper.venue or published(facts.journal_ref, facts.comment, facts.published),
     )
     return told, (*notes, "arXiv says it is withdrawn") if facts.withdrawn else notes
 
 
-def _published(journal: str | None, comment: str | None, date: datetime.date) -> str | None:
+def published(journal: str | None, comment: str | None, date: datetime.date) -> str | None:
     """The text that names a venue, of the two places where arXiv's authors name one."""
     return next((text for text in (journal, comment) if text and normalise(text, date)), None)

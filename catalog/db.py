@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +24,7 @@ SEARCH = """CREATE VIRTUAL TABLE paper_search USING fts5(
   id UNINDEXED, title, nickname, authors, tags, claims, ids, abstract, notes,
   tokenize = 'porter unicode61 remove_diacritics 2', prefix = '2 3')"""
 BATCH = 5_000
-SOURCES = "CREATE TABLE sources (digest TEXT NOT NULL)"
+SOURCES = "CREATE TABLE sources (digest TEXT NOT NULL, stamp TEXT NOT NULL)"
 
 
 def current(root: Path) -> Engine:
@@ -48,6 +49,7 @@ def build(root: Path, path: Path, pending: Mapping[Path, str] | None = None) -> 
     RefusedError, with nothing written, when an entry or record is faulty.
     """
     texts = dict(pending or {})
+    stamp = "" if texts else _stamp(root)  # taken before the files are read
     catalogue = lint.sound(root / FILE) if root / FILE not in texts else _sound(root / FILE, texts[root / FILE])
     said = snapshot.load(root, texts.get(root / snapshot.FILE))
     abstracts = snapshot.abstracts(root, texts.get(root / snapshot.ABSTRACTS))
@@ -67,7 +69,7 @@ def build(root: Path, path: Path, pending: Mapping[Path, str] | None = None) -> 
             *filling.arxiv_rows(catalogue.papers, said, abstracts),
             *filling.record_rows(records),
         )
-        counts = _fill(Path(name), layers, digest, filling.search_rows(catalogue.papers, said, abstracts))
+        counts = _fill(Path(name), layers, (digest, stamp), filling.search_rows(catalogue.papers, said, abstracts))
         Path(name).chmod(0o644)
         Path(name).replace(path)
     finally:
@@ -75,6 +77,7 @@ def build(root: Path, path: Path, pending: Mapping[Path, str] | None = None) -> 
     return counts
 
 
+@cache
 def fingerprint() -> int:
     """A number in the range of PRAGMA user_version that changes with the schema of the database."""
     ordered = SQLModel.metadata.sorted_tables
@@ -85,14 +88,29 @@ def fingerprint() -> int:
 def sources_digest(root: Path, pending: Mapping[Path, str] | None = None) -> str:
     """Digest of everything the database is made of: file contents, and the names and sizes of append-only records."""
     digest = hashlib.sha256()
-    for file in (root / FILE, root / excluded.FILE, root / snapshot.FILE, root / snapshot.ABSTRACTS):
+    for file in _files(root):
         text = (pending or {}).get(file)
         content = text.encode() if text is not None else file.read_bytes() if file.is_file() else b""
         digest.update(hashlib.sha256(content).digest())
-    digest.update(repr(sorted(find.modules())).encode())
-    for file in record.paths(root / RESULTS):
-        digest.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())
+    digest.update(_rest(root))
     return digest.hexdigest()
+
+
+def _stamp(root: Path) -> str:
+    """Digest of the sizes and times of the same files, whose contents need no look while it is what it was."""
+    stats = [file.stat() if file.is_file() else None for file in _files(root)]
+    seen = repr([(stat.st_size, stat.st_mtime_ns, stat.st_ino) if stat else None for stat in stats])
+    return hashlib.sha256(seen.encode() + _rest(root)).hexdigest()
+
+
+def _files(root: Path) -> tuple[Path, ...]:
+    return root / FILE, root / excluded.FILE, root / snapshot.FILE, root / snapshot.ABSTRACTS
+
+
+def _rest(root: Path) -> bytes:
+    """Names of the modules, names and sizes of the records."""
+    records = [(str(file.relative_to(root)), file.stat().st_size) for file in record.paths(root / RESULTS)]
+    return repr((sorted(find.modules()), records)).encode()
 
 
 def is_current(path: Path, root: Path) -> bool:
@@ -104,7 +122,8 @@ def is_current(path: Path, root: Path) -> bool:
         with engine.connect() as connection:
             if connection.scalar(text("PRAGMA user_version")) != fingerprint():
                 return False
-            return bool(connection.scalar(text("SELECT digest FROM sources")) == sources_digest(root))
+            digest, stamp = connection.execute(text("SELECT digest, stamp FROM sources")).one()
+            return bool(stamp == _stamp(root) or digest == sources_digest(root))
     except DatabaseError:  # no SQLite file at all: as good as absent
         return False
     finally:
@@ -118,7 +137,9 @@ def _sound(path: Path, text: str) -> Catalogue:
     return catalogue
 
 
-def _fill(path: Path, layers: Iterable[filling.Layer], digest: str, search: Iterable[filling.Row]) -> dict[str, int]:
+def _fill(
+    path: Path, layers: Iterable[filling.Layer], sources: tuple[str, str], search: Iterable[filling.Row]
+) -> dict[str, int]:
     engine = connect(path)
     try:
         with engine.begin() as connection:
@@ -128,7 +149,8 @@ def _fill(path: Path, layers: Iterable[filling.Layer], digest: str, search: Iter
                     connection.execute(insert(table), batch)
             _index(connection, search)
             connection.execute(text(SOURCES))
-            connection.execute(text("INSERT INTO sources VALUES (:digest)"), {"digest": digest})
+            digest, stamp = sources
+            connection.execute(text("INSERT INTO sources VALUES (:digest, :stamp)"), {"digest": digest, "stamp": stamp})
             connection.execute(text(f"PRAGMA user_version = {fingerprint()}"))
             return {
                 table.name: connection.scalar(text(f'SELECT count(*) FROM "{table.name}"')) or 0

@@ -29,11 +29,15 @@ LIKE_TITLE = 88.0
 SAME_AUTHORS = 0.5
 """The share of the shorter author list that must stand in the other."""
 YEAR = 366
-KEYS = 12
+SURE = 8
 """So many of a title's rarest keys stand in the index, and so many are looked up: all would grow with the square.
 
 Keys are pairs of neighbouring words. A misprint spoils two of them, so up to three misprints leave one to be found.
 """
+KEYS = 12
+"""So many where the others are rare, which short titles with several misprints need."""
+COMMON = 200
+"""The number of titles from which a key is not rare."""
 SHORT = 6
 """Titles of at most so many words also stand in the index by word."""
 LABELS: dict[ids.Kind, str] = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
@@ -92,8 +96,8 @@ class Known:
         return {name for key in self._rarest(title) for name in self._by_key.get(key, ())}
 
     def _rarest(self, title: str) -> list[str]:
-        known = [key for key in _keys(title) if self._common[hash(key)]]
-        return sorted(known, key=lambda key: (self._common[hash(key)], key))[:KEYS]
+        counted = sorted((count, key) for key in _keys(title) if (count := self._common[hash(key)]))
+        return [key for rank, (count, key) in enumerate(counted[:KEYS]) if rank < SURE or count < COMMON]
 
     def _alike(self, candidate: Candidate, title: str, name: str) -> float:
         """The ratio of the titles when it decides, else 0."""

@@ -31,13 +31,16 @@ def amend(document: Document, slug: str, change: Change) -> str:
 def revise(document: Document, entries: Iterable[Mapping[str, Any]], changes: Mapping[str, Change]) -> str:
     """The text of the document with new entries inserted and others changed, as `insert` and `amend` do it."""
     lines, bounds = _lines(document)
-    keys = [canonical.sort_key(entry) for entry in document.entries]
+    known = [] if canonical.is_empty(document) else list(document.plain_entries())
+    keys = [canonical.sort_key(entry) for entry in known]
     edits: list[tuple[int, int, str]] = []
     for entry in sorted(entries, key=canonical.sort_key):
         block = text(entry)
         place = bisect_right(keys, canonical.sort_key(entry))
         edits.append((bounds[place], bounds[place], f"{block}\n\n" if place == 0 else f"\n{block}\n"))
-    slugs = {str(entry.get("id")): index for index, entry in reversed(list(enumerate(document.entries)))}
+    if edits and not known:
+        edits[-1] = (*edits[-1][:2], edits[-1][2].rstrip("\n") + "\n")
+    slugs = {str(entry.get("id")): index for index, entry in reversed(list(enumerate(known)))}
     for slug, change in changes.items():
         if slug not in slugs:
             raise RefusedError([Problem("unknown-paper", f"{FILE}:1", slug, f"no entry '{slug}'", "see `hft list`")])
@@ -83,8 +86,11 @@ def encoded(path: Path, text: str) -> bytes:
 
 def _lines(document: Document) -> tuple[list[str], list[int]]:
     """The lines of the document, and where each entry begins; RefusedError unless they stand as `hft fmt` has them."""
-    papers = document.data.get("papers")
-    if not canonical.is_splittable(document) or papers.lc.item(0)[1] != len("  - "):
+    if canonical.is_empty(document):
+        lines = document.text.splitlines(keepends=True)
+        row = next(number for number, line in enumerate(lines) if line.startswith("papers:"))
+        return [*lines[:row], "papers:\n", *lines[row + 1 :]], [row + 1]
+    if not canonical.is_splittable(document) or canonical.depth(document) != len("  "):
         message, fix = "entries do not stand one below the other as `  - id: …` at the end", "run `hft fmt` first"
         raise RefusedError([document.problem("format", ("papers",), message, fix)])
     lines = document.text.splitlines(keepends=True)

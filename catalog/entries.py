@@ -39,7 +39,7 @@ def draft(paper: Candidate, taken: Container[str], today: datetime.date) -> Draf
 
     Only with an arXiv id can the title or the date be missing. RefusedError names what else is wanted.
     """
-    unsure = [key for key, known in (("title", paper.title), ("authors", paper.authors)) if not known]
+    unsure = [] if paper.title else ["title", *([] if paper.authors else ["authors"])]
     date = paper.date or _earliest(paper)
     title = paper.title or (f"arXiv {paper.ids['arxiv']}" if "arxiv" in paper.ids else "")
     venue = publication(paper, date)
@@ -54,6 +54,7 @@ def draft(paper: Candidate, taken: Container[str], today: datetime.date) -> Draf
     stage = paper.stage if kind == "defense" else None
     if kind == "defense" and not stage:
         stage, unsure = "fine-tuning", [*unsure, "stage"]
+    unsure += [key for key in paper.unsure if key not in unsure]
     nickname = paper.nickname or (name_in(title) if paper.title else None)
     facts: dict[str, Any] = {
         "id": paper.slug or slug(nickname or title, date, taken),
@@ -83,7 +84,8 @@ def publication(paper: Candidate, date: datetime.date | None) -> Publication | N
             return named
     if date and (server := next((s for s in ("arxiv", "openreview") if s in paper.ids), None)):
         name = {"arxiv": "arXiv", "openreview": "OpenReview"}[server]
-        return Publication(name=name, year=date.year, status="preprint")
+        year = ids.arxiv_month(paper.ids["arxiv"])[0] if server == "arxiv" else date.year
+        return Publication(name=name, year=year, status="preprint")
     return None
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError
-from rapidfuzz import fuzz
 
-from catalog import ids, papers
+from catalog import dedupe, ids, papers
+from catalog.candidates import Candidate
 from catalog.papers import Catalogue, parse, plain
 from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.schema import Ids, Slug, Strict, Text
@@ -19,7 +19,6 @@ from catalog.schema import Ids, Slug, Strict, Text
 FILE = "excluded.yaml"
 SCOPE = "SCOPE.md"
 SCHEMA_FILE = Path(__file__).with_name("excluded.schema.json")
-SAME_TITLE = 95.0  # rapidfuzz ratio; 100 means equal
 
 Month = Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]
 Day = Annotated[
@@ -44,6 +43,12 @@ class Excluded(Strict):
         """Year and month of the first public version."""
         year, month = str(self.date).split("-")[:2]
         return int(year), int(month)
+
+    @property
+    def candidate(self) -> Candidate:
+        """What is known of it for comparing it with other papers; a month stands for its first day."""
+        day = self.date if isinstance(self.date, datetime.date) else datetime.date(*self.month, 1)
+        return Candidate(self.title, date=day, ids=dict(self.ids.given()), origin=FILE)
 
 
 class Root(Strict):
@@ -97,12 +102,14 @@ def json_schema() -> str:
 
 
 def _read(root: Path) -> tuple[list[tuple[int, Excluded]], list[Problem]]:
-    """Line and content of every valid entry, and a problem for everything else."""
     path = root / FILE
-    if not path.is_file():
-        return [], []
+    return parsed(path.read_text(encoding="utf-8-sig")) if path.is_file() else ([], [])
+
+
+def parsed(text: str) -> tuple[list[tuple[int, Excluded]], list[Problem]]:
+    """Line and content of every valid entry of a text, and a problem for everything else."""
     try:
-        data = parse(path.read_text(encoding="utf-8-sig"))
+        data = parse(text)
     except RefusedError as refused:
         here = [problem.where.replace(papers.FILE, FILE) for problem in refused.problems]
         return [], [replace(problem, where=where) for problem, where in zip(refused.problems, here, strict=True)]
@@ -126,28 +133,18 @@ def _misfit(line: int, detail: dict[str, Any]) -> Problem:
 
 
 def _twins(entries: list[tuple[int, Excluded]]) -> Iterator[Problem]:
-    seen: dict[str, int] = {}
+    known = dedupe.Known({str(line): entry.candidate for line, entry in entries})
     for line, entry in entries:
-        names = [f"{kind} {value}" for kind, value in entry.ids.given().items()] + [_plain(entry.title)]
-        for first in {seen[name] for name in names if name in seen}:
-            message = f"'{entry.title}' stands already on line {first}"
-            yield Problem("duplicate", f"{FILE}:{line}", "", message, "keep one of the two, with all ids")
-        seen |= dict.fromkeys((name for name in names if name not in seen), line)
+        for first in sorted(int(match.id) for match in known.matches(entry.candidate)):
+            if first < line:
+                message = f"'{entry.title}' stands already on line {first}"
+                yield Problem("duplicate", f"{FILE}:{line}", "", message, "keep one of the two, with all ids")
 
 
 def _both(entries: list[tuple[int, Excluded]], catalogue: Catalogue) -> Iterator[Problem]:
     """A paper is in or out, never both."""
-    by_id = {(kind, value): paper.id for paper in catalogue.papers for kind, value in paper.ids.given().items()}
-    titles = [(paper.id, paper.date.year, _plain(paper.title)) for paper in catalogue.papers]
+    known = dedupe.Known.of(catalogue.papers)
     for line, entry in entries:
-        found = {by_id[name] for name in entry.ids.given().items() if name in by_id}
-        title, year = _plain(entry.title), entry.month[0]
-        near = [(name, other) for name, when, other in titles if abs(when - year) <= 1]
-        found |= {name for name, other in near if fuzz.ratio(title, other) >= SAME_TITLE}
-        for paper in sorted(found):
+        for paper in sorted(match.id for match in known.matches(entry.candidate)):
             message = f"'{entry.title}' is left out here and stands in papers.yaml as '{paper}'"
             yield Problem("both-in-and-out", f"{FILE}:{line}", paper, message, "remove it from one of the two")
-
-
-def _plain(title: str) -> str:
-    return re.sub(r"\W+", " ", title.casefold()).strip()

@@ -90,8 +90,10 @@ def resolve(text: str, papers: Iterable[Paper]) -> Paper:
     for key in (text.strip().casefold(), _key(text)):
         if key in names:
             return names[key]
-    near = {names[name].id: name for name in reversed(nearest(text, names))}
-    shown = [slug if slug == name else f"{slug} ({name})" for slug, name in reversed(near.items())]
+    near: dict[str, str] = {}
+    for name in nearest(text, names):
+        near.setdefault(names[name].id, name)
+    shown = [slug if slug == name else f"{slug} ({name})" for slug, name in near.items()]
     raise UnknownPaperError(text, shown)
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from catalog import contribute, dedupe, editing, entries, lint, merging, schema
+from catalog import contribute, dedupe, editing, entries, excluded, lint, merging, schema
 from catalog.candidates import Candidate
 from catalog.importers.reading import Reading
 from catalog.papers import FILE, Catalogue, Document, Place
@@ -95,6 +95,7 @@ def _proposals(
     """New and gaining entries; duplicates and problems go to the report."""
     known = dedupe.Known.of(catalogue.papers)
     papers = {paper.id: paper for paper in catalogue.papers}
+    left_out = excluded.read(catalogue.document.path.parent)
     taken = set(papers)
     nicknames = {paper.nickname.casefold() for paper in catalogue.papers if paper.nickname}
     for group in dedupe.groups(found):
@@ -106,7 +107,7 @@ def _proposals(
         if matches:
             proposal = _gain(candidate, origins, matches, known, papers, report)
         else:
-            proposal = _new(catalogue, candidate, origins, taken, nicknames, source, today, report)
+            proposal = _new(catalogue, left_out, candidate, origins, taken, nicknames, source, today, report)
         if proposal:
             taken.add(proposal.paper.id)
             nicknames |= {proposal.paper.nickname.casefold()} if proposal.paper.nickname else set()
@@ -124,6 +125,7 @@ def _known_tags(candidate: Candidate, catalogue: Catalogue, report: Report) -> C
 
 def _new(
     catalogue: Catalogue,
+    left_out: list[excluded.Excluded],
     candidate: Candidate,
     origins: list[str],
     taken: set[str],
@@ -133,7 +135,7 @@ def _new(
     report: Report,
 ) -> Proposal | None:
     try:
-        contribute.refuse_excluded(catalogue.document.path.parent, candidate)
+        contribute.refuse_excluded(left_out, candidate)
     except RefusedError as refused:
         report.problems += [replace(problem, where=candidate.origin, warning=True) for problem in refused.problems]
         return None
@@ -218,7 +220,7 @@ def _fills(candidate: Candidate, paper: schema.Paper) -> dict[str, Any]:
     given |= {f"links.{kind}": link for kind, link in candidate.links.items() if kind not in links and kind != "paper"}
     if candidate.authors and not paper.authors:
         given["authors"] = list(candidate.authors)  # type: ignore[assignment]
-    if candidate.type and "type" in paper.unsure:
+    if candidate.type and "type" in paper.unsure and "type" not in candidate.unsure:
         given["type"] = candidate.type
         if candidate.type == "defense" and candidate.stage:
             given["stage"] = candidate.stage

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from catalog import excluded, schema
+from catalog import excluded, expressions, pending, schema
 from catalog.canonical import canonical
 from catalog.papers import FILE, Catalogue
 from catalog.problems import Problem, RefusedError, did_you_mean
@@ -19,6 +19,7 @@ RESULTS = Path("reproduce", "results")
 def check(root: Path, catalogue: Catalogue) -> list[Problem]:
     """Problems of the file's format, the JSON Schema, the modules, the records and the README."""
     problems = [*format_is_canonical(catalogue), *schema_is_current(), *excluded.check(root, catalogue)]
+    problems += [*expressions.check(), *pending.check(root, catalogue)]
     try:
         modules, records = reproduction(root)
     except RefusedError as refused:

@@ -306,6 +306,11 @@ class Paper(Strict):
         typed = self.links.model_dump(exclude_none=True)
         return {**ids.links(self.ids.given()), **typed}
 
+    def keywords(self) -> list[str]:
+        """Type, stage and tags as far as they are no guesses."""
+        kinds = {"type": self.type, "stage": self.stage}
+        return [word for key, word in kinds.items() if word and key not in self.unsure] + self.tags
+
 
 class Venue(Strict):
     """A normalised venue: what it is and its full name."""

@@ -41,8 +41,8 @@ CONFERENCES = {
     "CVPR": r"cvpr|computer vision and pattern recognition",
     "ICCV": r"iccv|(international )?conference on computer vision",
     "ECCV": r"eccv|european conference on computer vision",
-    "KDD": r"(acm )?(sig)?kdd|knowledge discovery and data mining",
-    "AIES": r"aies|ai ethics and society",
+    "KDD": r"(acm )?(sig)?kdd( conference on knowledge discovery and data mining)?|knowledge discovery and data mining",
+    "AIES": r"aies|(aaai )?(acm )?(conference on )?ai ethics and society",
     "ICASSP": r"(ieee )?icassp|acoustics speech and signal processing",
     "ACM CCS": r"(acm )?ccs|computer and communications security",
     "IEEE S&P": r"(ieee )?s&p|oakland|security and privacy",
@@ -54,7 +54,7 @@ CONFERENCES = {
 PREPRINT = r"arxiv\b.*|corr\b.*|abs \d{4} \d+|preprints?|under review|submitted\b.*"
 UNDECIDED = re.compile(r"(?i)\b(submission|submitted|under review|withdrawn|rejected)\b")
 NOISE = re.compile(
-    r"\b(proceedings|proc|conference|conf|symposium|annual|international|intl|ieee|acm|the|of|on|in|for|and|at|to|appear"
+    r"\b(proceedings|proc|conference|conf|symposium|annual|international|intl|ieee|cvf|acm|the|of|on|in|for|and|at|to|appear"
     r"|accepted|oral|spotlight|poster|highlight|main|track|tracks|long|short|papers?|volume|vol|association"
     r"|computational|linguistics|findings|workshops?|datasets?|benchmarks?|human|language|technologies|systems?"
     r"|\d+|\d+(st|nd|rd|th)|[ivxl]+)\b"
@@ -72,7 +72,7 @@ def normalise(raw: str, date: datetime.date | None) -> Publication | None:
     if any(re.fullmatch(PREPRINT, part) for part in parts) or UNDECIDED.search(raw):
         posted = _arxiv_year(raw) or (date.year if date else year)
         return Publication(name="arXiv", year=posted, status="preprint") if posted else None
-    if "openreview" in parts:
+    if any(re.fullmatch(r"openreview( \d{4})?", part) for part in parts):
         year = date.year if date else year
         return Publication(name="OpenReview", year=year, status="preprint") if year else None
     found = next((found for part in parts if (found := _known(part))), None)

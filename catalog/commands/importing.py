@@ -1,4 +1,4 @@
-"""`hft import`: papers of a BibTeX, CSV, RIS or Markdown file into the catalogue."""
+"""`hft import`: papers of a BibTeX, CSV, JSON, RIS or Markdown file into the catalogue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def import_papers(
     dry: Annotated[bool, typer.Option("--dry-run", help="Change nothing; only say what would happen.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Add the papers of a BibTeX, CSV, RIS or Markdown file; known ones only gain what they lack."""
+    """Add the papers of a BibTeX, CSV, RIS, Markdown or exported JSON file; known ones only gain what they lack."""
     from catalog import importing
     from catalog.importers import files, interpreting
     from catalog.papers import FILE

@@ -1,8 +1,9 @@
 """BibTeX that bibtex and biber read: accents as LaTeX commands, capitals in braces, keys such as huang2024vaccine.
 
-LaTeX commands rather than UTF-8, because both programs read those. The fields openreview, acl and code are ours:
-styles pass over them, `hft import` reads them. What BibTeX has no place for (claims, reported numbers, reproduction,
-setting, the day of the first version) stays out; JSON and CSV carry all of it.
+LaTeX commands rather than UTF-8, because both programs read those. The fields openreview, acl, code, data and project
+are ours, shorttitle and origdate (the day of the first version) those of biblatex: styles pass over them, `hft import`
+reads them. What BibTeX has no place for (claims, reported numbers, reproduction, setting, guesses) stays out; JSON and
+CSV carry all of it.
 """
 
 import re
@@ -61,8 +62,12 @@ def _entry(paper: Paper, key: str, venues: Mapping[str, Venue], classes: Mapping
         venue = venues.get(paper.venue.name)
         name = _latex(venue.full if venue else paper.venue.name)
         fields[HOLDERS[kind]] = f"{'Findings of the ' if paper.venue.track == 'findings' else ''}{name}"
+    if paper.nickname:
+        fields["shorttitle"] = _latex(paper.nickname)
     fields["year"] = str(paper.venue.year)
-    if kind == "misc":
+    if "date" not in paper.unsure:
+        fields["origdate"] = paper.date.isoformat()
+    if kind == "misc" and paper.date.year == paper.venue.year:
         fields["month"] = MONTHS[paper.date.month - 1]
     if paper.ids.doi:
         fields["doi"] = paper.ids.doi.translate(VERBATIM)
@@ -73,9 +78,10 @@ def _entry(paper: Paper, key: str, venues: Mapping[str, Venue], classes: Mapping
     if addresses := list(paper.addresses().values()):
         fields["url"] = addresses[0].translate(VERBATIM)
     fields |= {kind: value for kind in ("openreview", "acl") if (value := getattr(paper.ids, kind))}
-    if paper.links.code:
-        fields["code"] = paper.links.code.translate(VERBATIM)
-    fields["keywords"] = ", ".join(filter(None, [paper.type, paper.stage, *paper.tags]))
+    links = paper.links.model_dump(include={"code", "data", "project"}, exclude_none=True)
+    fields |= {kind: link.translate(VERBATIM) for kind, link in links.items()}
+    if words := paper.keywords():
+        fields["keywords"] = ", ".join(words)
     return Entry(kind, key, [Field(name, v if name == "month" else f"{{{v}}}") for name, v in fields.items()])
 
 

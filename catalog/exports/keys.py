@@ -1,4 +1,8 @@
-"""Citation keys such as huang2024vaccine: family name, year of the first public version, word of the title."""
+"""Citation keys such as huang2024vaccine: family name, year of the first public version, word of the title.
+
+While its authors are not known, a paper is called by its nickname or the first word of its title instead. Naming the
+authors changes that key once; until then it depends on no other entry.
+"""
 
 import re
 import unicodedata
@@ -28,17 +32,21 @@ def of(papers: Iterable[Paper]) -> dict[str, str]:
 
 def _candidates(paper: Paper) -> Iterator[str]:
     words = [word for word in _words(paper.title) if word not in STOP] or ["untitled"]
-    stem = f"{_family(paper)}{paper.date.year}"
+    name = _family(paper)
+    if not name:
+        name = next(iter(_words(paper.nickname or "")), words[0])
+        words = [word for word in words if word != name] or words
+    stem = f"{name}{paper.date.year}"
     for count in range(1, len(words) + 1):
         yield stem + "".join(words[:count])
     yield f"{stem}:{paper.id}"
 
 
 def _family(paper: Paper) -> str:
-    """Family name of the first author as printed last, or before a comma; `anon` when authors are unknown."""
+    """Family name of the first author as printed last, or before a comma; empty when authors are unknown."""
     first = paper.authors[0] if paper.authors else ""
     family = first.partition(",")[0] if "," in first else first.rpartition(" ")[2]
-    return "".join(_words(family)) or "anon"
+    return "".join(_words(family))
 
 
 def _words(text: str) -> list[str]:

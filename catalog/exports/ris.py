@@ -1,7 +1,7 @@
 """RIS for reference managers: one record a paper.
 
-RIS has no place for claims, reported numbers, reproduction and setting; a name with a comma (a group) is read back
-as family and given name.
+RIS has no place for claims, reported numbers, reproduction, setting and guesses; a name with a comma (a group) is read
+back as family and given name. Links to code, data and project stand in notes, which say what they are.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,6 +12,7 @@ import rispy
 from catalog.schema import Paper, Venue
 
 KINDS = {"main": "CPAPER", "findings": "CPAPER", "workshop": "CPAPER", "journal": "JOUR"}
+LABELLED = {"code", "data", "project"}
 
 
 def references(papers: Iterable[Paper], venues: Mapping[str, Venue] | None = None) -> str:
@@ -28,6 +29,8 @@ class _Unnumbered(rispy.RisWriter):  # type: ignore[misc,unused-ignore]
 
 def _reference(paper: Paper, venues: Mapping[str, Venue]) -> dict[str, Any]:
     venue = venues.get(paper.venue.name)
+    part = "Findings of the " if paper.venue.track == "findings" else ""
+    links = paper.links.model_dump(include=LABELLED, exclude_none=True)
     is_preprint = paper.venue.status == "preprint"
     given: dict[str, Any] = {
         "type_of_reference": "UNPB" if is_preprint else KINDS[paper.venue.track or "main"],
@@ -36,12 +39,13 @@ def _reference(paper: Paper, venues: Mapping[str, Venue]) -> dict[str, Any]:
         "short_title": paper.nickname,
         "authors": [_inverted(name) for name in paper.authors],
         "year": str(paper.venue.year),
-        "date": paper.date.strftime("%Y/%m/%d"),
-        "secondary_title": venue.full if venue else paper.venue.name,
+        "date": paper.date.strftime("%Y/%m//" if "date" in paper.unsure else "%Y/%m/%d"),
+        "secondary_title": f"{part}{venue.full if venue else paper.venue.name}",
         "doi": paper.ids.doi,
         "accession_number": f"arXiv:{paper.ids.arxiv}" if paper.ids.arxiv else None,
-        "urls": list(paper.addresses().values()),
-        "keywords": [word for word in (paper.type, paper.stage, *paper.tags) if word],
+        "urls": [address for kind, address in paper.addresses().items() if kind not in LABELLED],
+        "notes": [f"{kind}: {link}" for kind, link in links.items()],
+        "keywords": paper.keywords(),
     }
     return {key: value for key, value in given.items() if value}
 

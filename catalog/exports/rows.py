@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,8 +57,8 @@ def _cell(column: Column, entry: dict[str, Any]) -> str:
 
 
 def _is_divided(item: str) -> bool:
-    """Whether a word would be taken apart, or for JSON, when read back."""
-    return SEPARATOR.strip() in item or item.startswith("[")
+    """Whether a word would be taken apart, or for JSON, when read back; other readers part names at commas too."""
+    return re.search(r"[;,]|\band\b|^\[", item) is not None
 
 
 def _entry(layout: list[Column], row: dict[str, Any]) -> dict[str, Any]:

@@ -20,17 +20,18 @@ def review(base: Path, head: Path) -> str:
         before, after = _entries(read(base)), read(head)
         now = _entries(after)
         problems = lint.examine(after)[1]
+        raw = {after.slug(("papers", n)): plain(entry) for n, entry in enumerate(after.entries)}
     except RefusedError as refused:
         return joined([MARK, "papers.yaml cannot be read:", fenced("\n".join(map(str, refused.problems)))])
     parts = []
     for slug, text in now.items():
         own = [problem for problem in problems if problem.paper == slug]
         if slug not in before:
-            parts.append(_part(f"New: {_named(slug)}", fenced(text, "yaml"), after, slug, own))
+            parts.append(_part(f"New: {_named(slug)}", fenced(text, "yaml"), raw[slug], own))
         elif before[slug] != text:
             lines = difflib.unified_diff(before[slug].splitlines(), text.splitlines(), n=2, lineterm="")
             diff = "\n".join(list(lines)[2:])
-            parts.append(_part(f"Changed: {_named(slug)}", fenced(diff, "diff"), after, slug, own))
+            parts.append(_part(f"Changed: {_named(slug)}", fenced(diff, "diff"), raw[slug], own))
     gone = [_named(slug) for slug in before if slug not in now]
     if gone:
         parts.append(f"### Gone\n\n{', '.join(gone)}: ids are never reused, and excluded papers go to `excluded.yaml`.")
@@ -51,8 +52,8 @@ def _entries(document: Document) -> dict[str, str]:
     return {document.slug(("papers", n)): piece for n, piece in enumerate(pieces)}
 
 
-def _part(title: str, block: str, document: Document, slug: str, problems: list[Problem]) -> str:
-    found = [block, *_addresses(document, slug)]
+def _part(title: str, block: str, entry: Any, problems: list[Problem]) -> str:
+    found = [block, *_addresses(entry)]
     if problems:
         found.append(fenced("\n".join(map(str, problems))))
     return "\n\n".join([f"### {title}", *found])
@@ -62,10 +63,10 @@ def _named(slug: str) -> str:
     return f"`{slug}`" if re.fullmatch(ids.SLUG, slug) else "an entry without a proper id"
 
 
-def _addresses(document: Document, slug: str) -> list[str]:
+def _addresses(entry: Any) -> list[str]:
     """The addresses its ids stand for, of those that are well-formed, to click on."""
-    entry: Any = next((plain(e) for n, e in enumerate(document.entries) if document.slug(("papers", n)) == slug), {})
-    given = entry.get("ids") if isinstance(entry.get("ids"), dict) else {}
+    given = entry.get("ids") if isinstance(entry, dict) else None
+    given = given if isinstance(given, dict) else {}
     found = []
     for kind, value in given.items():
         try:

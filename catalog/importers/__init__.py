@@ -1,1 +1,1 @@
-"""Files that name papers, read into candidates: BibTeX, RIS, CSV and Markdown lists."""
+"""Files that name papers, read into candidates: BibTeX, RIS, CSV, our own JSON, and Markdown lists."""

@@ -85,6 +85,7 @@ def _entry(entry: Entry, reading: Reading, today: datetime.date, *, enclosed: bo
     reference = Reference(_line(entry), plain.get("title", ""))
     if plain.get("subtitle"):
         reference.title += f": {plain['subtitle']}"
+    reference.title = re.sub("[“”]", '"', reference.title)  # LaTeX has no straight ones
     reference.authors = _people(fields.get("author", ""), reference.line, reading)
     month = plain.get("month", "").strip()
     month = month.zfill(2) if month.isdigit() else month
@@ -92,6 +93,8 @@ def _entry(entry: Entry, reading: Reading, today: datetime.date, *, enclosed: bo
     year = plain.get("year", "")
     dated = f"{year}-{month}" if month.isdigit() else f"{month} {year}".strip()
     reference.date = plain.get("date") or (f"{year}-{month}-{day}" if day and month.isdigit() else dated)
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", plain.get("origdate", "")):
+        reference.date = plain["origdate"]
     reference.venue = _venue(plain, year or reference.date[:4])
     reference.addresses = _addresses(fields, plain)
     reference.nickname = plain.get("shorttitle", "")

@@ -10,12 +10,19 @@ from catalog.importers.reading import Reading
 from catalog.problems import Problem, RefusedError
 from catalog.taxonomy import FileFormat
 
-MODULES: dict[FileFormat, str] = {"bibtex": "bibtex", "csv": "table", "ris": "ris", "markdown": "awesome_list"}
+MODULES: dict[FileFormat, str] = {
+    "bibtex": "bibtex",
+    "csv": "table",
+    "json": "document",
+    "ris": "ris",
+    "markdown": "awesome_list",
+}
 SUFFIXES: dict[str, FileFormat] = {
     ".bib": "bibtex",
     ".bibtex": "bibtex",
     ".csv": "csv",
     ".tsv": "csv",
+    ".json": "json",
     ".ris": "ris",
     ".md": "markdown",
     ".markdown": "markdown",

@@ -17,7 +17,7 @@ TAGS = re.compile(r"(?i)</?(i|b|em|strong|sub|sup|tt|span|br|scp|u)\b[^>]*>")
 
 def take(reference: Reference, reading: Reading, today: datetime.date) -> None:
     """Add the candidate of a reference to the reading; one without title or any id is a problem instead."""
-    title = clean(reference.title).strip(' "“”*').removesuffix(".")
+    title = _bare(clean(reference.title))
     names, links = _addresses(reference, reading)
     if not title:
         told = ", ".join(f"{kind} {value}" for kind, value in names.items()) or "nothing else"
@@ -32,16 +32,24 @@ def take(reference: Reference, reading: Reading, today: datetime.date) -> None:
             date=date,
             ids=names,
             venue=_venue(reference, names, date, reading),
-            links=links if not names else {kind: link for kind, link in links.items() if kind != "paper"},
+            links=links,
             origin=f"{reading.name}:{reference.line}",
             type=reference.type,
             stage=reference.stage,
             tags=tuple(reference.tags),
             slug=reference.slug if re.fullmatch(ids.SLUG, reference.slug) else None,
             nickname=clean(reference.nickname) or None,
-            unsure=unsure,
+            unsure=tuple(dict.fromkeys((*unsure, *reference.unsure))),
         )
     )
+
+
+def _bare(title: str) -> str:
+    """A title without its full stop and without marks around it, which are two, or one that lost its twin."""
+    title = title.strip(" *").removesuffix(".")
+    marks = len(re.findall('["“”]', title))
+    is_enclosed = marks == 2 and title[0] in '"“' and title[-1] in '"”'
+    return title.strip(' "“”*').removesuffix(".") if is_enclosed or marks == 1 else title
 
 
 def clean(text: str) -> str:
@@ -81,6 +89,8 @@ def _addresses(reference: Reference, reading: Reading) -> tuple[dict[ids.Kind, s
     if (doi := names.get("doi", "")).startswith("10.18653/v1/"):
         acl = doi.removeprefix("10.18653/v1/")
         names.setdefault("acl", acl.upper() if re.match(r"[a-z]\d\d-", acl) else acl)
+    if names and "published" not in [label for label, _ in reference.addresses]:
+        links.pop("paper", None)  # one address more of what the ids lead to
     return {kind: names[kind] for kind in ("arxiv", "openreview", "doi", "acl") if kind in names}, links
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from catalog.candidates import Candidate
 from catalog.problems import Problem
-from catalog.taxonomy import PaperType, Stage
+from catalog.taxonomy import Guessable, PaperType, Stage
 
 
 @dataclass
@@ -22,7 +22,10 @@ class Reading:
 
 @dataclass
 class Reference:
-    """One paper as a file prints it, all as text; `addresses` are labels with an id or a URL."""
+    """One paper as a file prints it, all as text; `addresses` are labels with an id or a URL.
+
+    A label `published` is that of a page which counts beside the ids of the paper.
+    """
 
     line: int
     title: str = ""
@@ -35,3 +38,4 @@ class Reference:
     tags: list[str] = field(default_factory=list)
     slug: str = ""
     nickname: str = ""
+    unsure: list[Guessable] = field(default_factory=list)

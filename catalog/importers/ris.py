@@ -52,7 +52,7 @@ def _record(text: str, line: int, reading: Reading, today: datetime.date) -> Non
     reference.addresses += [("", url) for url in _all(found, "urls", "file_attachments1", "file_attachments2", "url")]
     reference.addresses += [("code", url) for url in _all(found, "link_code") if url]
     notes = " ".join(_all(found, "notes", "note", "custom1", "accession_number"))
-    reference.addresses += [("", url) for url in re.findall(r"https?://[^\s,;]+", notes)]
+    reference.addresses += re.findall(r"(?:\b(code|data|project): )?(https?://[^\s,;]+)", notes)
     reference.addresses += [("arXiv", name) for name in re.findall(r"(?i)arxiv:\s*[\w./-]+\d", notes)]
     keywords.sort(_all(found, "keywords"), reference)
     interpreting.take(reference, reading, today)

@@ -1,26 +1,30 @@
-"""Tables in CSV, with commas, semicolons or tabs, and a line of column names."""
+"""Tables in CSV, with commas, semicolons or tabs, and a line of column names; those of `hft export csv` among them."""
 
 import csv
 import datetime
+import json
 import re
+from typing import get_args
 
 from catalog.importers import interpreting, keywords
 from catalog.importers.reading import Reading, Reference
 from catalog.problems import did_you_mean
+from catalog.taxonomy import Guessable
 
 COLUMNS = {
     "title": "title paper_title name",
     "authors": "authors author",
     "date": "date published publication_date first_public posted year",
-    "venue": "venue venue_raw conference journal booktitle publication",
+    "venue": "venue venue_name venue_raw conference journal booktitle publication",
     "venue_year": "venue_year",
     "track": "venue_track track",
     "status": "venue_status",
-    "arxiv": "arxiv arxiv_id eprint",
-    "doi": "doi",
-    "openreview": "openreview openreview_id",
-    "acl": "acl acl_id anthology",
+    "arxiv": "arxiv arxiv_id ids_arxiv eprint",
+    "doi": "doi ids_doi",
+    "openreview": "openreview openreview_id ids_openreview",
+    "acl": "acl acl_id ids_acl anthology",
     "paper": "paper url paper_url link links doi_or_other_url pdf paper_link",
+    "published": "links_paper",
     "code": "code code_url github repo repository links_code",
     "data": "data data_url dataset links_data",
     "project": "project project_url website homepage links_project",
@@ -29,9 +33,20 @@ COLUMNS = {
     "tags": "tags keywords topics",
     "slug": "id slug key",
     "nickname": "nickname short_name method",
+    "unsure": "unsure",
 }
 """What the columns of tables are called."""
 NAMES = {alias: name for name, aliases in COLUMNS.items() for alias in aliases.split()}
+OTHERS = set(
+    "setting_access setting_harmful_data setting_adapts claims reported reproduction"
+    " curation_added curation_source curation_checked curation_note".split()
+)
+"""Columns of `hft export csv` that are left to whoever reads the papers."""
+
+
+def plain(name: str) -> str:
+    """The name of a column in lower case letters, digits and underscores."""
+    return re.sub(r"\W+", "_", name.strip().casefold()).strip("_")
 
 
 def read(text: str, reading: Reading, today: datetime.date) -> None:
@@ -56,10 +71,10 @@ def read(text: str, reading: Reading, today: datetime.date) -> None:
 
 def _names(row: list[str], line: int, reading: Reading) -> list[str]:
     """What each column is; unknown ones are told, those without a title column refused."""
-    plain = [re.sub(r"\W+", "_", cell.strip().casefold()).strip("_") for cell in row]
-    for cell in (cell for cell in plain if cell and cell not in NAMES):
+    called = [plain(cell) for cell in row]
+    for cell in (cell for cell in called if cell and cell not in NAMES and cell not in OTHERS):
         reading.complain(line, "csv-column", f"column '{cell}' is not read", did_you_mean(cell, COLUMNS), warning=True)
-    names = [NAMES.get(cell, "") for cell in plain]
+    names = [NAMES.get(cell, "") for cell in called]
     if "title" not in names:
         reading.complain(line, "csv-column", "no column `title`", "name the columns in the first line")
     return names
@@ -72,27 +87,35 @@ def _row(row: list[str], names: list[str], line: int, reading: Reading, today: d
         message, fix = f"{len(row)} cells under {len(names)} columns", "quote cells that contain the separator"
         reading.complain(line, "csv-cells", message, fix)
         return
+    cells = [(name, cell.strip()) for name, cell in zip(names, row, strict=True) if name and cell.strip()]
+    take(cells, line, reading, today)
+
+
+def take(columns: list[tuple[str, str]], line: int, reading: Reading, today: datetime.date) -> None:
+    """Add to the reading the paper of a row, given as names of COLUMNS with their cells, none of them empty."""
     cells: dict[str, str] = {}
-    columns: list[tuple[str, str]] = []
-    for name, cell in zip(names, row, strict=True):
-        if name and cell.strip():
-            cells.setdefault(name, cell.strip())
-            columns.append((name, cell.strip()))
+    for name, cell in columns:
+        cells.setdefault(name, cell)
+    venue = [cells[name] for name in ("venue", "venue_year", "track") if name in cells and cells[name] != "journal"]
     reference = Reference(
         line,
         title=cells.get("title", ""),
-        authors=_people(cells.get("authors", "")),
+        authors=_listed(cells.get("authors", "")) or _people(cells.get("authors", "")),
         date=cells.get("date", ""),
-        venue=" ".join(cells[name] for name in ("venue", "venue_year", "track") if name in cells),
+        venue=" ".join(venue),
         slug=cells.get("slug", ""),
         nickname=cells.get("nickname", ""),
     )
     for name, cell in columns:
         if name in ("arxiv", "doi", "openreview", "acl"):
             reference.addresses.append((name, cell if cell.startswith("http") else f"{name}:{cell}"))
-        elif name in ("paper", "code", "data", "project"):
+        elif name in ("paper", "published", "code", "data", "project"):
             reference.addresses += [(name, address) for address in re.split(r"[\s;]+", cell)]
-    words = [cells.get("type", ""), cells.get("stage", ""), *re.split(r"[;,]", cells.get("tags", ""))]
+    tags = cells.get("tags", "")
+    words = [cells.get("type", ""), cells.get("stage", ""), *(_listed(tags) or re.split(r"[;,]", tags))]
+    doubts = cells.get("unsure", "")
+    told = _listed(doubts) or re.split(r"[\s;,]+", doubts)
+    reference.unsure = [key for key in get_args(Guessable) if key in told]
     if rest := keywords.sort(words, reference):
         reading.complain(line, "csv-word", f"no type, stage or tag: {', '.join(rest)}", "see `hft list --help`")
     interpreting.take(reference, reading, today)
@@ -102,3 +125,12 @@ def _people(text: str) -> list[str]:
     """Names separated by semicolons, by `and`, or else by commas."""
     separator = ";" if ";" in text else r"\s+and\s+" if re.search(r"\sand\s", text) else ","
     return [name.strip() for name in re.split(separator, text) if name.strip()]
+
+
+def _listed(text: str) -> list[str]:
+    """The words of a cell that holds a list as JSON; none when it does not."""
+    try:
+        found = json.loads(text) if text.startswith("[") else []
+    except ValueError:
+        return []
+    return [str(word) for word in found]

@@ -120,7 +120,7 @@ def agree(pairs: Pairs, ratio: float | None = None, *, seed: int = 0, resamples:
     exploratory = n < EXPLORATORY
     bias = clustered_mean(y - x, pairs.papers)
     if papers < FEWEST:
-        notes.append(f"{papers} papers: no claim beyond them, so bias has no interval")
+        notes.append(f"{papers} paper{'s' * (papers != 1)}: no claim beyond them, so bias has no interval")
     if papers < n and not exploratory:
         notes.append("claims of a paper are not independent: only the interval of bias allows for that")
     line, rho, tau = deming(x, y, ratio), float(spearmanr(x, y).statistic), float(kendalltau(x, y).statistic)

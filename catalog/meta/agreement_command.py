@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from catalog.commands.shared import Json, fail, refusals
+from catalog.meta.options import Results
 from catalog.terminal import complain, emit, table
 
 if TYPE_CHECKING:
@@ -26,12 +28,16 @@ def agreement_command(
     measured: Annotated[str, typer.Option(metavar="COL", help="With --csv: column of measured effects.")] = "measured",
     testbed: Annotated[str, typer.Option(help="Of the records: whose runs.")] = "micro",
     metric: Annotated[str, typer.Option(help="Of the records: effects on which metric.")] = "harmful_score",
+    kind: Annotated[
+        Literal["defense", "attack", "all"],
+        typer.Option("--type", help="Of the records: defenses against SFT, comparisons of attack papers, or all."),
+    ] = "defense",
     ratio: Annotated[
         float | None,
         typer.Option(help="Error variance of measured to reported [default: from the standard errors, else 1]."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the resampling of papers.")] = 0,
-    results: Annotated[Path | None, typer.Option(help="Where records are.")] = None,
+    results: Results = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the scatter as SVG.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -40,8 +46,9 @@ def agreement_command(
     One pair a claim, clusters are papers. Other columns of --csv, where it has them: paper, setting (ranks are also
     compared inside each), reported_se, se. Fewer than 10 pairs are exploratory: intervals by resampling papers.
 
-    JSON: pairs papers exploratory; bias {value low high se df}; limits {sd low high, each {value low high}}; deming
-    {slope intercept ratio}; ccc spearman kendall; within_setting {value low high settings pairs}; rows[]; notes[].
+    JSON: input type pairs papers exploratory; bias {value low high se df}; limits {sd low high, each {value low high}};
+    deming {slope intercept ratio}; ccc spearman kendall; within_setting {value low high settings pairs}; rows[];
+    notes[].
     """
     from catalog.meta.agreement import agree
 
@@ -56,38 +63,36 @@ def agreement_command(
             from catalog.meta import pairs as sources
             from catalog.meta.verdict_command import from_records
 
-            pairs = sources.from_claims(from_records(names or [], results), testbed, metric)
+            pairs = sources.from_claims(from_records(names or [], results), testbed, metric, kind)
         try:
             found = agree(pairs, ratio, seed=seed)
         except ValueError as error:
-            where = str(csv) if csv else f"{metric} on {testbed}"
+            where = str(csv) if csv else f"{metric} on {testbed}, --type {kind}"
             fail(f"{where}: {error}; give more claims with reported and measured effects", 1)
         if plot:
             _draw(found, plot, points=csv is None)
     if as_json:
-        emit({"input": str(csv) if csv else None} | document(found))
+        emit({"input": str(csv) if csv else None, "type": None if csv else kind} | document(found))
     else:
         _show(found, points=csv is None)
 
 
 def document(found: Agreement) -> dict[str, Any]:
     """All of it as JSON values in the unit of the effects; null where there is none."""
-    bias, limits, pairs = found.bias, found.limits, found.pairs
-    return {
+    from catalog.meta.document import plain
+
+    bias, pairs = found.bias, found.pairs
+    made = {
         "pairs": len(pairs),
         "papers": found.papers,
         "exploratory": found.exploratory,
-        "bias": {"value": bias.estimate, **_finite(low=bias.low, high=bias.high, se=bias.se, df=bias.df)},
-        "limits": {"sd": limits.sd, "low": _bounded(limits.low), "high": _bounded(limits.high)},
-        "deming": {
-            "slope": _bounded(found.deming.slope),
-            "intercept": _bounded(found.deming.intercept),
-            "ratio": found.deming.ratio,
-        },
-        "ccc": _bounded(found.ccc),
-        "spearman": _bounded(found.spearman),
-        "kendall": _bounded(found.kendall),
-        "within_setting": _bounded(found.within.tau) | {"settings": found.within.settings, "pairs": found.within.pairs},
+        "bias": {"value": bias.estimate, "low": bias.low, "high": bias.high, "se": bias.se, "df": bias.df},
+        "limits": asdict(found.limits),
+        "deming": asdict(found.deming),
+        "ccc": asdict(found.ccc),
+        "spearman": asdict(found.spearman),
+        "kendall": asdict(found.kendall),
+        "within_setting": asdict(found.within.tau) | {"settings": found.within.settings, "pairs": found.within.pairs},
         "rows": [
             {"label": label, "paper": paper, "setting": setting, "reported": x, "measured": y}
             for label, paper, setting, x, y in zip(
@@ -101,14 +106,7 @@ def document(found: Agreement) -> dict[str, Any]:
         ],
         "notes": list(found.notes),
     }
-
-
-def _bounded(one: Bounded) -> dict[str, float | None]:
-    return _finite(value=one.value, low=one.low, high=one.high)
-
-
-def _finite(**numbers: float) -> dict[str, float | None]:
-    return {name: float(value) if math.isfinite(value) else None for name, value in numbers.items()}
+    return cast("dict[str, Any]", plain(made))
 
 
 def _from_csv(csv: Path, reported: str, measured: str) -> Pairs:
@@ -151,7 +149,8 @@ def _show(found: Agreement, *, points: bool) -> None:
         ("rank correlation (Kendall tau-b)", found.kendall, 1.0),
         (f"tau-b inside settings, mean of {found.within.settings}", found.within.tau, 1.0),
     ]
-    typer.echo(f"{len(found.pairs)} claims of {found.papers} papers" + (", exploratory" if found.exploratory else ""))
+    papers = "1 paper" if found.papers == 1 else f"{found.papers} papers"
+    typer.echo(f"{len(found.pairs)} claims of {papers}" + (", exploratory" if found.exploratory else ""))
     table(["agreement", "estimate", "95 %"], [(name, *_shown(one, scale)) for name, one, scale in rows])
     for note in found.notes:
         typer.echo(f"note: {note}")

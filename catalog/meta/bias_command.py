@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catalog.commands.shared import Json, find_subject, root
-from catalog.meta.options import Cluster, Csv, Events, Label, MeasureOf, Tau2, Totals, Vi, Yi, faults, read_table
+from catalog.meta.options import (
+    Cluster,
+    Csv,
+    Events,
+    Label,
+    MeasureOf,
+    Results,
+    Tau2,
+    Totals,
+    Vi,
+    Yi,
+    faults,
+    read_table,
+)
 from catalog.terminal import emit
 
 if TYPE_CHECKING:
@@ -44,7 +57,7 @@ def bias_command(
         str | None, typer.Option(metavar="ID", help="Corrected worst case of a method of our records.")
     ] = None,
     testbed: Annotated[str, typer.Option(help="With --worst: whose runs.")] = "micro",
-    results: Annotated[Path | None, typer.Option(help="With --worst: where records are.")] = None,
+    results: Results = None,
     plot: Annotated[Path | None, typer.Option(help="Draw a funnel plot as SVG.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -52,6 +65,11 @@ def bias_command(
 
     Tests of asymmetry and trim-and-fill run with 10 clusters or more whose sizes differ fourfold. --self contrasts
     own with third-party evaluations, --reported with --measured gives their gap. --worst takes a method of our records.
+
+    JSON: measure estimate se ci_low ci_high k clusters k_excluded; tests[] and trim_and_fill[] that ran, not_run {name:
+    reason}; funnel {height points[]}; self_evaluated {difference se ci_low ci_high p self third_party};
+    reported_minus_measured {mean se df ci_low ci_high p limit_low limit_high pairs clusters}; notes[]. With --worst
+    only: of testbed worst[] {protocol task n harmful harmful_vs_sft not_run}.
     """
     with faults():
         from catalog.meta.analysis import ChoiceError
@@ -63,6 +81,8 @@ def bias_command(
                 raise ChoiceError("--worst: takes the records; give it without --csv and --plot")
             made = _worst(worst, testbed, results)
         else:
+            if csv is None:
+                raise ChoiceError("give a table with --csv, or a method of our records with --worst")
             studies = read_table(csv, label)
             pairs = (reported, measured) if reported and measured else None
             wanted = bool(yi or vi or measure or events or totals)

@@ -28,7 +28,8 @@ def tried(papers: Iterable[Paper], cells: Sequence[Cell], findings: Sequence[Fin
 
 
 def _of_claim(paper: Paper, claim: Claim, cells: Sequence[Cell], findings: Sequence[Finding]) -> Iterator[Tried]:
-    base = Tried(paper=paper.id, claim=claim.id, primary=claim.kind == PRIMARY, kind=claim.kind, says=claim.says)
+    primary = claim.kind == PRIMARY
+    base = Tried(paper=paper.id, claim=claim.id, type=paper.type, primary=primary, kind=claim.kind, says=claim.says)
     if claim.test is None:
         yield replace(base, unjudged="no test")
         return

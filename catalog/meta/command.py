@@ -22,6 +22,7 @@ from catalog.meta.options import (
     ModelOf,
     Mods,
     Pi,
+    Results,
     Tau2,
     Totals,
     Vi,
@@ -85,7 +86,7 @@ def pool_command(
             dir_okay=False,
         ),
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="With --method: where records are.")] = None,
+    results: Results = None,
     leave_one_out: Annotated[
         bool | None, typer.Option("--leave-one-out/--no-leave-one-out", help="[default: up to 200 effects or clusters]")
     ] = None,
@@ -99,6 +100,11 @@ def pool_command(
 
     Effects come from a table (--csv with --yi and --vi, or with --measure, --events and --totals), or from runs
     (--method). Where a prediction interval is given, read it first: it is about the next setting.
+
+    JSON, in the unit of the effects: measure model estimate se ci_low ci_high pi_low pi_high tau2 tau2_ci_low
+    tau2_ci_high i2 i2_definition h2 q q_df q_p k clusters k_excluded notes[]; rows[] {label yi vi weight};
+    coefficients[] {name estimate se ci_low ci_high p}; r2; leave_one_out[] {label estimate se ci_low ci_high tau2 i2 q
+    q_p}; method {what was done, in words}. On request cumulative[], like leave_one_out, and influence[].
     """
     with faults():
         from catalog.meta import document, inputs, words
@@ -115,6 +121,8 @@ def pool_command(
         else:
             if records or results:
                 raise ChoiceError("--records and --results: name the method with --method")
+            if csv is None:
+                raise ChoiceError("give a table with --csv, or a method of our records with --method")
             studies = read_table(csv, label)
             data, X, names = inputs.from_table(
                 studies,
@@ -182,6 +190,9 @@ def regress_command(
     """Explain how effects differ by moderators: coefficients, test of all together, what is left unexplained.
 
     Clusters alone give cluster-robust intervals, clusters with levels the three-level model.
+
+    JSON: the keys of hft meta pool, with estimate to pi_high null; coefficients[] also p_permutation; qm qm_df qm_p df
+    for all moderators together; permutation {qm_p orderings exact}.
     """
     with faults():
         from catalog.meta import inputs

@@ -127,11 +127,13 @@ def regression(
 
 def plain(value: Any) -> Any:
     """NaN and infinities become null, because JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return value
 
 
 def _body(found: Pooled, data: Data, choices: Choices) -> Document:

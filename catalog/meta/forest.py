@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from catalog.charts import Layers
@@ -24,13 +25,14 @@ def forest(data: Data, found: Pooled, level: float = 0.95) -> alt.HConcatChart:
     Risk differences are in points, ratios on the logarithmic scale.
     """
     factor, z = scale_of(data.measure), quantile(math.inf, level)
+    bound = 1.0 if data.measure == "RD" else math.inf
     studies = pd.DataFrame(
         {
             "place": [-float(n) for n in range(len(data.yi))],
             "label": list(data.labels),
             "x": factor * data.yi,
-            "low": factor * (data.yi - z * data.vi**0.5),
-            "high": factor * (data.yi + z * data.vi**0.5),
+            "low": factor * np.maximum(data.yi - z * data.vi**0.5, -bound),
+            "high": factor * np.minimum(data.yi + z * data.vi**0.5, bound),
             "weight": found.weights,
             "rests": list(data.sizes or [""] * len(data.yi)),
         }
@@ -82,10 +84,10 @@ def _numbers(
     low, estimate, high = pooled
     places = [-float(n) for n in range(len(studies))]
     ends = zip(*(studies[name].tolist() for name in ("x", "low", "high")), strict=True)
-    limits = [(f"{x:.3g} [{one:.3g}, {two:.3g}]", place) for (x, one, two), place in zip(ends, places, strict=True)]
-    limits.append((f"{estimate:.3g} [{low:.3g}, {high:.3g}]", last))
+    limits = [(_interval(*numbers), place) for numbers, place in zip(ends, places, strict=True)]
+    limits.append((_interval(estimate, low, high), last))
     if predicted:
-        limits.append((f"[{predicted[0]:.3g}, {predicted[1]:.3g}]", last - 1))
+        limits.append((f"[{_brief(predicted[0])}, {_brief(predicted[1])}]", last - 1))
     rests = [(text, place) for text, place in zip(studies["rests"].tolist(), places, strict=True) if text]
     weights = [(f"{weight:.1%}", place) for weight, place in zip(studies["weight"].tolist(), places, strict=True)]
     return {
@@ -93,6 +95,15 @@ def _numbers(
         "weight": [("weight", 1.0), *weights],
         "effect": [("effect [95 %]", 1.0), *limits],
     }
+
+
+def _interval(estimate: float, low: float, high: float) -> str:
+    return f"{_brief(estimate)} [{_brief(low)}, {_brief(high)}]"
+
+
+def _brief(value: float) -> str:
+    """Three digits; what is 0 but for rounding is 0."""
+    return f"{round(value, 9) + 0.0:.3g}"
 
 
 def _texts(

@@ -70,15 +70,17 @@ def inconsistency(studies: Sequence[Study], found: Network) -> Inconsistency:
     q_within, trace = sum(q for q, _, _ in fits), sum(trace for _, trace, _ in fits)
     tau2 = max(0.0, (q_within - df) / trace) if df and found.method != "common" else 0.0
     df_between = sum(len(design) - 1 for design in groups) - len(found.treatments) + 1
-    between = found.q - q_within
-    again = sum(_within(group, tau2)[0] for group in groups.values())
-    random = found.rows.solve(tau2).rss - again
+    between = random = 0.0
+    if df_between:
+        again = sum(_within(group, tau2)[0] for group in groups.values())
+        between = max(0.0, found.q - q_within)
+        random = max(0.0, found.rows.solve(tau2).rss - again)
     return Inconsistency(
         total=Test(found.q, found.df),
         within=Test(q_within, df),
-        between=Test(max(0.0, between) if df_between else 0.0, df_between),
+        between=Test(between, df_between),
         tau2_within=tau2,
-        between_random=Test(max(0.0, random) if df_between else 0.0, df_between),
+        between_random=Test(random, df_between),
     )
 
 

@@ -14,6 +14,7 @@ from statsmodels.stats.multitest import multipletests
 
 from catalog.meta.margins import Margins
 from catalog.meta.verdict import Claimed, Judgement, Measured, Verdict, jointly, judge, of_paper
+from catalog.taxonomy import PaperType
 
 Outcome = Literal["holds", "fails", "open", "no interval"]
 Scale = Literal["proportion", "ratio", "rank correlation", "own"]
@@ -55,6 +56,7 @@ class Tried:
 
     paper: str
     claim: str
+    type: PaperType | None = None
     testbed: str = ""
     setting: str = ""
     primary: bool = True

@@ -62,7 +62,8 @@ def _slopes(within: Within, ratios: Mapping[str, float]) -> list[tuple[str, str,
         points = [(np.log2(ratio), known[name]) for name, ratio in ratios.items() if name in known]
         if len(points) > 1:
             x, y = np.array(points).T
-            found.append((method, cluster, float((x - x.mean()) @ y / ((x - x.mean()) @ (x - x.mean())))))
+            x -= x.mean()
+            found.append((method, cluster, float(x @ y / (x @ x))))
     return found
 
 

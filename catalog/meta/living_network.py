@@ -13,12 +13,13 @@ from scipy.stats import norm
 
 from catalog.meta import network_document
 from catalog.meta.clusters import claim_note
+from catalog.meta.document import plain
 from catalog.meta.effects import crossed
 from catalog.meta.gathered import Line
 from catalog.meta.inconsistency import inconsistency
 from catalog.meta.network import Matrix, Study, Tau2, Vector, components, network
 from catalog.meta.network_document import Analysis
-from catalog.meta.ranking import Better, leader, p_scores, ranks, without_clusters
+from catalog.meta.ranking import Better, first_places, leader, p_scores, ranks, without_clusters
 from catalog.meta.settings import SEED_IS_BASE, Effect
 from catalog.meta.splitting import holm
 
@@ -45,10 +46,8 @@ def analysis(lines: Sequence[Line], effect: Effect) -> Analysis | None:
         notes.append(note)
     if left is None and len(clusters) > 1:
         notes.append(f"{len(clusters)} clusters: none is left out in turn, each carries little of the weight")
-    if left:
-        first = {max(one.p_scores, key=lambda name: one.p_scores[name]) for one in left if one.p_scores}
-        if len(first) > 1:
-            notes.append(f"first place depends on the clusters: without one it goes to {', '.join(sorted(first))}")
+    if moved := first_places(left or []):
+        notes.append(moved)
     return Analysis(
         scale="RD",
         better=better,
@@ -72,7 +71,7 @@ def document(found: Analysis) -> dict[str, Any]:
     made = network_document.document(found)
     for name in ("splits", "net_heat", "inconsistency"):
         del made[name]
-    made["p_holm"] = dict(zip(fitted.treatments[1:], adjusted.tolist(), strict=True))
+    made["p_holm"] = plain(dict(zip(fitted.treatments[1:], adjusted.tolist(), strict=True)))
     made["clusters"] = len({study.cluster for study in found.studies})
     return made
 

@@ -2,7 +2,7 @@
 
 Two questions have two answers. The mean of these defenses on other bases: average over the defenses inside each base,
 then pool over bases, so that what they share there (SFT twin, prompts) is not counted as independent. Another defense
-of the same stage: the prediction interval of a random-effects model over defenses.
+of the same stage: a prediction interval around the same plain mean, in which defenses weigh alike too.
 """
 
 import math
@@ -15,10 +15,13 @@ import numpy as np
 from catalog.meta.analysis import Choices, Data, clusters_of, pooled
 from catalog.meta.clusters import FEWEST, aggregate
 from catalog.meta.gathered import Line, data
-from catalog.meta.pool import Pooled, pool
+from catalog.meta.heterogeneity import heterogeneity
+from catalog.meta.pool import Pooled, quantile
 from catalog.meta.settings import Effect
+from catalog.meta.weighted import Vector
 from catalog.schema import Paper
 
+LEVEL = 0.95
 BY_CLUSTER = Choices(model="clusters", ci="hk-guarded")
 
 
@@ -86,8 +89,32 @@ def _stage(name: str, lines: Sequence[Line], effect: Effect) -> Stage:
         counted=tuple(_counted([line for line in lines if line.method == method], effect) for method in methods),
         data=together,
         found=replace(mean, notes=(*notes, *mean.notes)),
-        between=pool(y, v, profile=False),
+        between=_between(y, v),
         records=tuple(sorted({key for line in lines for key in line.records})),
+    )
+
+
+def _between(y: Vector, v: Vector) -> Pooled:
+    """Where another defense may lie: around the plain mean, by t with k - 2 degrees of freedom.
+
+    tau² = max(0, var(y) - mean(v)) needs no weights (Hedges & Olkin 1985); inverse variances would let defenses that
+    never change anything, whose differences vary least, speak for the others.
+    """
+    k, mean, noise = len(y), float(y.mean()), float(v.mean())
+    tau2 = max(0.0, float(y.var(ddof=1)) - noise) if k > 1 else 0.0
+    se = math.sqrt((tau2 + noise) / k)
+    reach = quantile(k - 2.0, LEVEL) * math.hypot(math.sqrt(tau2), se) if k >= FEWEST else math.nan
+    return Pooled(
+        model="random",
+        estimate=mean,
+        se=se,
+        low=mean - quantile(math.inf, LEVEL) * se,
+        high=mean + quantile(math.inf, LEVEL) * se,
+        df=math.inf,
+        pi_low=mean - reach,
+        pi_high=mean + reach,
+        heterogeneity=heterogeneity(y, v, np.ones((k, 1)), tau2, LEVEL, interval=False),
+        weights=np.full(k, 1 / k),
     )
 
 

@@ -45,6 +45,11 @@ def network_command(
 
     Prints estimates with confidence and prediction intervals, P-scores with rank intervals, node splits, and
     whether designs agree.
+
+    JSON, in the unit of --sm: measure model method reference treatments[] k tau2 q q_df q_p i2; effects {a {b {estimate
+    se ci_low ci_high pi_low pi_high}}}, a minus b; p_scores {}; ranks {a {median low high best}}; inconsistency
+    {testable verdict q df p, within designs, random}; net_heat; splits[] {treat1 treat2 studies share direct indirect
+    difference z p p_holm testable}; leave_one_cluster_out[]; notes[].
     """
     from catalog.meta import network_csv, network_document
     from catalog.meta.studies_csv import ColumnError

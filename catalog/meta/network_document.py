@@ -1,17 +1,28 @@
 """Everything `hft meta network` says, as one JSON document; proportions and full precision, NaN as null."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from catalog.meta.clusters import claim_note
+from catalog.meta.document import plain
 from catalog.meta.inconsistency import Inconsistency, NetHeat, inconsistency, net_heat
 from catalog.meta.network import Matrix, Network, Study, Tau2, components, network
 from catalog.meta.network_studies import Scale
-from catalog.meta.ranking import DRAWS, SEED, Better, LeftOut, Rank, leader, p_scores, ranks, without_clusters
+from catalog.meta.ranking import (
+    DRAWS,
+    SEED,
+    Better,
+    LeftOut,
+    Rank,
+    first_places,
+    leader,
+    p_scores,
+    ranks,
+    without_clusters,
+)
 from catalog.meta.splitting import NOT_TESTABLE, Split, splits
 from catalog.problems import Problem, RefusedError
 
@@ -95,8 +106,7 @@ def document(analysis: Analysis, notes: Sequence[str] = ()) -> dict[str, Any]:
         "leave_one_cluster_out": [asdict(left) for left in analysis.left_out or ()],
         "notes": [*notes, *analysis.notes],
     }
-    plain: dict[str, Any] = _plain(body)
-    return plain | {"effects": effects(found)}
+    return cast("dict[str, Any]", plain(body)) | {"effects": effects(found)}
 
 
 def effects(found: Network) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -176,9 +186,8 @@ def _notes(
     few = claim_note(len(left_out))
     if few:
         notes.append(few)
-    first = {max(left.p_scores, key=lambda name: left.p_scores[name]) for left in left_out if left.p_scores}
-    if len(first) > 1:
-        notes.append(f"first place depends on the clusters: without one of them it goes to {', '.join(sorted(first))}")
+    if moved := first_places(left_out):
+        notes.append(moved)
     notes.append(
         "intervals take the studies of a cluster as independent; leave_one_cluster_out shows how much hangs on each"
     )
@@ -188,11 +197,3 @@ def _notes(
 def _tree(studies: Sequence[Study]) -> bool:
     pairs = {study.design for study in studies}
     return all(len(pair) == 2 for pair in pairs)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -41,6 +41,10 @@ Ci = Annotated[
 Pi = Annotated[Literal["hts", "metafor", "none"], typer.Option("--pi", help="Prediction interval.")]
 Cluster = Annotated[str | None, typer.Option(metavar="COL", help="Column of the base model or paper of each effect.")]
 Level = Annotated[str | None, typer.Option(metavar="COL", help="Column of settings inside clusters.")]
+Results = Annotated[
+    Path | None,
+    typer.Option(help="Where records are, in place of reproduce/results.", exists=True, file_okay=False),
+]
 Mods = Annotated[str | None, typer.Option(metavar="COL,…", help="Moderators: numbers, or words to be told apart.")]
 
 
@@ -50,7 +54,7 @@ def read_table(csv: Path | None, label: str | None) -> Studies:
     from catalog.meta.analysis import ChoiceError
 
     if csv is None:
-        raise ChoiceError("give a table with --csv, or a method of the records with --method")
+        raise ChoiceError("give a table with --csv")
     studies = studies_csv.read(csv, label)
     complain(studies.warnings)
     return studies

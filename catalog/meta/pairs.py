@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -10,6 +11,10 @@ from catalog.meta.ledger import Tried
 from catalog.meta.pool import quantile
 from catalog.meta.studies_csv import Studies
 from catalog.meta.weighted import Vector
+from catalog.taxonomy import PaperType
+
+Kind = Literal["defense", "attack", "all"]
+DEFENDED = "method - sft"
 
 
 def from_table(studies: Studies, reported: str, measured: str) -> Pairs:
@@ -35,13 +40,16 @@ def from_table(studies: Studies, reported: str, measured: str) -> Pairs:
     )
 
 
-def from_claims(tried: Iterable[Tried], testbed: str, metric: str) -> Pairs:
-    """Claims with a reported and a measured effect in this metric on this testbed, baseline mismatches included."""
+def from_claims(tried: Iterable[Tried], testbed: str, metric: str, kind: Kind = "defense") -> Pairs:
+    """Claims with a reported and a measured effect in this metric on this testbed, baseline mismatches included.
+
+    `defense`: defenses against SFT; `attack`: whatever papers on attacks compare; `all`: every comparison.
+    """
     kept = [
         one
         for one in tried
         if one.claimed and one.found and one.testbed == testbed
-        if one.direction and one.direction.quantity == metric
+        if one.direction and one.direction.quantity == metric and _is(kind, one.type, one.direction.of)
     ]
     return Pairs(
         labels=tuple(f"{one.paper} {one.claim}" for one in kept),
@@ -52,6 +60,12 @@ def from_claims(tried: Iterable[Tried], testbed: str, metric: str) -> Pairs:
         measured_se=np.array([one.found.se for one in kept if one.found]),
         spans=tuple(one.found.interval(0.95) for one in kept if one.found),
     )
+
+
+def _is(kind: Kind, paper: PaperType | None, contrast: str) -> bool:
+    if kind == "defense":
+        return paper == "defense" and contrast == DEFENDED
+    return kind == "all" or paper == "attack"
 
 
 def _errors(studies: Studies, column: str) -> Vector | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catalog.commands.shared import Json, fail, find_subject, refusals, root
+from catalog.meta.options import Results
 from catalog.terminal import emit, table
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def plan_command(
     ] = None,
     metric: Annotated[str, typer.Option(help="With --from: harmful or accuracy, as in the records.")] = "harmful",
     testbed: Annotated[str, typer.Option(help="With --from: whose runs.")] = "micro",
-    results: Annotated[Path | None, typer.Option(help="With --from: where records are.")] = None,
+    results: Results = None,
     as_json: Json = False,
 ) -> None:
     """Plan a run: prompts for a proportion, seeds and prompts for a paired difference, power.

@@ -88,6 +88,14 @@ def without_clusters(studies: Sequence[Study], reference: str, method: Tau2, bet
     return [_without(name, studies, reference, method, better) for name in names]
 
 
+def first_places(left: Sequence[LeftOut]) -> str | None:
+    """Say that first place hangs on a cluster; None when it stays where it is whichever is left out."""
+    first = {max(one.p_scores, key=lambda name: one.p_scores[name]) for one in left if one.p_scores}
+    if len(first) < 2:
+        return None
+    return f"first place depends on the clusters: without one of them it goes to {', '.join(sorted(first))}"
+
+
 def _without(cluster: str, studies: Sequence[Study], reference: str, method: Tau2, better: Better) -> LeftOut:
     everything = {name for study in studies for name in study.treatments}
     rest = [study for study in studies if study.cluster != cluster]

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from threadpoolctl import threadpool_limits
+
 from catalog.conditions import DEFAULT
 from catalog.measured import Cell
 from catalog.meta import claims, conclusions, living_moderators, living_network, verdict_document
@@ -51,26 +53,26 @@ def report(
     concluded: dict[str, Conclusion] = {}
     made = Report({})
     beds = []
-    for bed in sorted({line.bed for line in found}, key=lambda bed: bed.name):
-        own = [line for line in found if line.bed == bed]
-        beds.append(_bed(bed, own, papers, margins, made, concluded))
+    # thousands of matrices of 50 × 50: threads of BLAS wait for one another longer than they compute
+    with threadpool_limits(1, "blas"):  # type: ignore[no-untyped-call]
+        for bed in sorted({line.bed for line in found}, key=lambda bed: bed.name):
+            own = [line for line in found if line.bed == bed]
+            beds.append(_bed(bed, own, papers, margins, made, concluded))
     concluded |= _of_ledger(judged, cells)
     records = sorted({run["key"] for cell in cells for run in cell.runs})
     digest = hashlib.sha256("\n".join(records).encode()).hexdigest()[:16]
     now = conclusions.document(concluded)
     made.document.update(
-        plain(
-            {
-                "schema": SCHEMA,
-                "records": {"count": len(records), "digest": digest, "keys": records},
-                **conclusions.history(now, records, digest, before),
-                "margins": margins.model_dump(mode="json"),
-                "method": METHOD,
-                "testbeds": beds,
-                "ledger": verdict_document.document(judged),
-                "conclusions": now,
-            }
-        )
+        {
+            "schema": SCHEMA,
+            "records": {"count": len(records), "digest": digest, "keys": records},
+            **conclusions.history(now, records, digest, before),
+            "margins": margins.model_dump(mode="json"),
+            "method": METHOD,
+            "testbeds": beds,
+            "ledger": plain(verdict_document.document(judged)),
+            "conclusions": now,
+        }
     )
     return made
 
@@ -148,17 +150,18 @@ def _bed(
         for stage in by_stage[effect]:
             says = conclusions.of_effect(stage.found, clusters_of(stage.data) or 0, effect, margins)
             concluded[f"{bed.name}/stage/{stage.name}/{effect}"] = Conclusion(says, stage.records)
+    defenses = [
+        _defense(bed, method, [line for line in own if line.method == method], papers, margins, concluded)
+        for method in dict.fromkeys(line.method for line in own)
+    ]
     return {
         "testbed": bed.testbed,
         "protocol": bed.protocol,
         "conditions": order,
-        "defenses": [
-            _defense(bed, method, [line for line in own if line.method == method], papers, margins, concluded)
-            for method in dict.fromkeys(line.method for line in own)
-        ],
-        "stages": {effect: [stage.document() for stage in by_stage[effect]] for effect in EFFECTS},
+        "defenses": plain(defenses),
+        "stages": plain({effect: [stage.document() for stage in by_stage[effect]] for effect in EFFECTS}),
         "networks": networks,
-        "moderators": living_moderators.moderators(own, by_stage),
+        "moderators": plain(living_moderators.moderators(own, by_stage)),
     }
 
 

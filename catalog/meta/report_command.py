@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catalog.commands.shared import Json, fail, refusals, root
+from catalog.meta.options import Results
 from catalog.terminal import emit, table
 
 if TYPE_CHECKING:
@@ -28,12 +29,17 @@ def report_command(
         Path | None,
         typer.Option(help="Last report [default: DIR/report.json, else reproduce/report/report.json].", dir_okay=False),
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="Where records are.")] = None,
+    results: Results = None,
     as_json: Json = False,
 ) -> None:
     """Analyse every record anew: defenses, stages, networks, moderators, verdicts; and what changed since last time.
 
     Equal records, declared margins and last report give equal bytes.
+
+    JSON: schema; records {count digest keys[]}; looks; changes[] {look digest records_added records_removed changed[]};
+    margins; method; testbeds[] {testbed protocol conditions defenses[] stages {hs_rd fa_rd} networks[] moderators
+    {hs_rd fa_rd}}; ledger, as from hft meta verdict; conclusions {name {says records[]}}. Effects are proportions,
+    defense minus SFT.
     """
     with refusals():
         made = _report(_before(since, to), results)

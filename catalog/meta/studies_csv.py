@@ -14,6 +14,7 @@ from catalog.meta.weighted import Vector
 from catalog.problems import Problem, RefusedError, did_you_mean
 
 LABELS = ("label", "study", "name", "trial", "author", "slab")
+LISTED = 12  # columns up to which all are named
 
 
 class ColumnError(ValueError):
@@ -119,7 +120,7 @@ class Studies:
         """Raise ColumnError for the first column the file does not have."""
         for column in columns:
             if column not in self.columns:
-                raise ColumnError(f"{self.file}: no column '{column}'; {did_you_mean(column, self.columns)}")
+                raise ColumnError(_missing(self.file, column, self.columns))
 
 
 def read(path: Path, label: str | None = None) -> Studies:
@@ -141,7 +142,7 @@ def read(path: Path, label: str | None = None) -> Studies:
     if twice := {name for name in header if header.count(name) > 1}:
         raise _refused(f"{path}:1", f"column '{min(twice)}' stands twice", "rename one")
     if label is not None and label not in header:
-        raise ColumnError(f"{path}: no column '{label}'; {did_you_mean(label, header)}")
+        raise ColumnError(_missing(str(path), label, header))
     named = label or next((name for known in LABELS for name in header if name.lower() == known), None)
     rows = []
     for line, cells in lines:
@@ -173,3 +174,9 @@ def _number(text: str) -> float:
 
 def _refused(where: str, message: str, fix: str) -> RefusedError:
     return RefusedError([Problem("table", where, "", message, fix)])
+
+
+def _missing(file: str, column: str, known: Sequence[str]) -> str:
+    """Names of columns are too short to guess at, so all are listed while they are few."""
+    fix = f"it has {', '.join(known)}" if len(known) <= LISTED else did_you_mean(column, known)
+    return f"{file}: no column '{column}'; {fix}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from catalog.commands.shared import Json, fail, find_paper, refusals, root
+from catalog.meta.options import Results
 from catalog.terminal import complain, emit, table
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def verdict_command(
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Claims of a table instead of papers.yaml.", dir_okay=False)
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="Where records are.")] = None,
+    results: Results = None,
     version: Annotated[
         int | None, typer.Option("--margins", metavar="N", help="Version of the declared margins [default: newest].")
     ] = None,

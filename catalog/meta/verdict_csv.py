@@ -144,5 +144,9 @@ def _number(row: Row, name: str, low: float, high: float) -> float | None:
     if math.isnan(value):
         raise _CellError(f"{name} is {text!r}, not a number", "give a number, or leave it empty where unknown")
     if not low <= value <= high:
+        if high == math.inf:
+            raise _CellError(
+                f"{name} is {text}", f"it is {low:g} or above: correct it, or leave it empty where unknown"
+            )
         raise _CellError(f"{name} is {text}, outside {low:g} to {high:g}", POINTS)
     return value

@@ -55,9 +55,22 @@ class Fit:
 
 
 def fit(yi: Vector, X: Matrix, weights: Vector) -> Fit:
-    """Solve the weighted normal equations by QR. LinAlgError when the columns of X depend on one another."""
+    """Solve the weighted normal equations, of several columns by QR; columns must not depend on one another."""
+    if X.shape[1] == 1:
+        return _single(yi, X, weights)
     root = np.sqrt(weights)
     q, r = np.linalg.qr(X * root[:, None])
     inverse = np.linalg.solve(r, np.eye(X.shape[1]))
     coefficients = inverse @ (q.T @ (root * yi))
     return Fit(coefficients, inverse @ inverse.T, yi - X @ coefficients, weights, X)
+
+
+def _single(yi: Vector, X: Matrix, weights: Vector) -> Fit:
+    """One column, in closed form: the weighted mean when it is the intercept."""
+    x = X[:, 0]
+    pull = weights * x
+    information = float(pull @ x)
+    if information == 0:
+        raise np.linalg.LinAlgError("the only column is zero")
+    coefficient = float(pull @ yi) / information
+    return Fit(np.array([coefficient]), np.array([[1 / information]]), yi - coefficient * x, weights, X)

@@ -43,7 +43,9 @@ def test_an_accepted_paper() -> None:
         "title": "{{Shield}: Robust Gardening for {LLMs}}",
         "author": r"{Ann Bell and Zo{\"e} M{\"u}ller}",
         "booktitle": "{Conference on Neural Information Processing Systems}",
+        "shorttitle": "{Shield}",
         "year": "{2024}",
+        "origdate": "{2024-02-29}",
         "doi": "{10.1234/shield.5}",
         "eprint": "{2402.01010}",
         "archiveprefix": "{arXiv}",
@@ -111,8 +113,8 @@ def test_the_real_catalogue_exports_every_entry_once() -> None:
         ({"authors": ["Zoë Müller"], "title": "The Attack"}, "muller2024attack"),
         ({"authors": ["Łukasz Żak"], "title": "On LoRA’s Limits"}, "zak2024loras"),
         ({"authors": ["Llama Team, AI at Meta"], "title": "A"}, "llamateam2024untitled"),
-        ({"authors": [], "title": "Shield: x"}, "anon2024shield"),
-        ({"authors": ["王 伟"], "title": "Safe"}, "anon2024safe"),
+        ({"authors": [], "title": "Shield: x"}, "shield2024x"),
+        ({"authors": ["王 伟"], "title": "Safe"}, "shield2024safe"),
     ],
 )
 def test_a_key_is_family_year_word(fields: dict[str, Any], key: str) -> None:

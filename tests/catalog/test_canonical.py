@@ -100,7 +100,6 @@ def test_keys_find_their_order_and_rows_their_line() -> None:
         (GARDEN.replace('openreview: "AbCdEfGh12"', "openreview: AbCdEfGh12"), "unquoted-id"),
         ("papers:\n  [{id: a}, {id: b}]\n", "format"),
         ("papers:\n  - id: a\nschema: 1\n", "format"),
-        ("papers: []\n", "format"),
         ("papers: # all of them\n  - id: a\n", "format"),
         ("papers:\n  - vaccine\n", "format"),
         ("papers:\n  -\n    id: a\n", "format"),
@@ -111,6 +110,14 @@ def test_what_formatting_could_spoil_is_refused(text: str, code: str) -> None:
     with pytest.raises(RefusedError) as caught:
         canonical(document(text))
     assert [problem.code for problem in caught.value.problems] == [code]
+
+
+@pytest.mark.parametrize("end", ["papers: []", "papers:   []\n\n", "papers: []\n  # soon"])
+def test_a_catalogue_without_entries_has_a_form(end: str) -> None:
+    head = GARDEN.partition("papers:\n")[0]
+    wanted = head + "papers: []\n" + ("# soon\n" if "soon" in end else "")
+    assert canonical(document(head + end)) == wanted
+    assert canonical(document(wanted)) == wanted
 
 
 def test_every_key_knows_its_line() -> None:

@@ -107,7 +107,7 @@ def test_without_a_network_it_says_so_and_writes_what_is_known(project: Path, hf
     result = hft("add", "2412.07097", "--title", "Roots in Rows", "--type", "survey", "--arxiv-url", nowhere)
     assert result.exit_code == 0, result.stderr
     assert "arXiv gave no answer" in result.stderr
-    assert entry_of(project, "2412.07097")["unsure"] == ["authors", "date"]
+    assert entry_of(project, "2412.07097")["unsure"] == ["date"]
 
 
 def test_offline_the_snapshot_is_asked(project: Path, hft: Any) -> None:

@@ -86,8 +86,11 @@ def misprinted(title: str, chance: random.Random) -> str:
     return "".join(letters)
 
 
-@pytest.mark.parametrize("words", [60, 3000])
-def test_the_index_finds_what_comparing_all_with_all_finds(words: int) -> None:
+@pytest.mark.parametrize(("words", "common"), [(60, dedupe.COMMON), (3000, dedupe.COMMON), (12, 10)])
+def test_the_index_finds_what_comparing_all_with_all_finds(
+    words: int, common: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dedupe, "COMMON", common)
     chance = random.Random(1)
     base = titles(400, words)
     known = dedupe.Known({str(n): Candidate(title, date=DAY) for n, title in enumerate(base)})

@@ -3,7 +3,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import t
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
@@ -166,7 +166,8 @@ def test_mean_over_seeds_has_the_t_interval():
     assert math.isnan(effects.over_seeds([4.0]).low)
 
 
-@given(st.lists(st.text("01", min_size=12, max_size=12), min_size=1, max_size=4))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.integers(0, 2**12 - 1).map("{:012b}".format), min_size=1, max_size=4))
 def test_every_interval_holds_its_value_and_stays_in_range(columns):
     found = effects.arm(dict(enumerate(columns)))
     assert 0 <= found.low <= found.value <= found.high <= 1

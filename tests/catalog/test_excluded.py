@@ -45,6 +45,14 @@ BAD: dict[str, tuple[str, str, str, int, str, str]] = {
     "broken": ("excluded:", "excluded: [", "yaml", 0, "broken YAML", ""),
     "no list": ("excluded:", "dropped:", "schema", 1, "excluded", "excluded:"),
     "twice": ('{doi: "10.1234/cans"}', '{openreview: "QqQqQqQq11"}', "duplicate", 11, "line 3", "one of the two"),
+    "twice by title": (
+        "Watering Cans: A Survey",
+        "Talking a gardener into weed",
+        "duplicate",
+        11,
+        "line 3",
+        "one of the two",
+    ),
     "in by id": ('"10.1234/cans"', '"10.1234/shield.5"', "both-in-and-out", 11, "'shield'", "remove"),
     "in by title": (
         "Watering Cans: A Survey",

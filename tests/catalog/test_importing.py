@@ -69,11 +69,10 @@ def test_a_list_is_imported_and_the_second_time_adds_nothing(wide: Path, hft: Ca
         "venue": {"name": "arXiv", "year": 2024, "track": None, "status": "preprint"},
         "type": "defense",
         "stage": "alignment",
-        "unsure": ["authors"],
         "curation": {"added": datetime.date.today(), "source": "list.md", "checked": datetime.date.today()},
     }
     assert found["trellis"]["date"] == datetime.date(2024, 6, 1)  # the month of the id, as the list's is impossible
-    assert found["trellis"]["unsure"] == ["authors", "date"]
+    assert found["trellis"]["unsure"] == ["date"]
     assert set(before.splitlines()) <= set(after.splitlines())  # comments and old entries stay
     assert hft("fmt", "--check").exit_code == 0
     assert [p for p in lint.examine(papers.read(wide))[1] if not p.warning] == []

@@ -1,6 +1,6 @@
 """How long the whole report takes over 50,000 synthetic records, in processor time; the target is 10 s.
 
-Run on demand, from the checkout: python tests/catalog/meta/benchmark_report.py
+Run on demand, from the checkout: PYTHONPATH=. python tests/catalog/meta/benchmark_report.py
 
 49 defenses and SFT under 5 declared conditions on 200 bases, 300 prompts for harm and 300 for accuracy. Records are in
 memory, because the report is what is measured, not the disk.

@@ -1,6 +1,6 @@
 """Coverage of nominal 95 % intervals for the mean risk difference of one method, as in section 0 of the design.
 
-Run on demand, from the checkout: python tests/catalog/meta/coverage.py [repetitions]   (1500 take a few minutes)
+Run on demand, from the checkout: PYTHONPATH=. python tests/catalog/meta/coverage.py [repetitions]  (1500: minutes)
 
 Every repetition draws base models, settings and seeds with the standard deviations of a row (points), 200 prompts
 an arm, and a true mean of -20 points; then pools it naively (every record a binomial study, common effect), as

@@ -146,9 +146,12 @@ def test_too_little_to_compare_is_refused(columns):
 
 def test_pairs_are_the_claims_with_both_numbers():
     def tried(claim, quantity="harmful_score", testbed="micro", **given):
-        direction = Direction(quantity=quantity, of="a - b", unit="proportion", value=0, low=0, high=0, at_most=0)
-        kept = {"claimed": Claimed(reported=-0.3), "found": Measured.from_se(-0.2, 0.05, 4)} | given
-        return Tried(paper="guard", claim=claim, testbed=testbed, setting="graded", direction=direction, **kept)
+        kept = {"claimed": Claimed(reported=-0.3), "found": Measured.from_se(-0.2, 0.05, 4), "type": "defense"}
+        kept |= {"direction": of("method - sft", quantity)} | given
+        return Tried(paper="guard", claim=claim, testbed=testbed, setting="graded", **kept)
+
+    def of(contrast, quantity="harmful_score"):
+        return Direction(quantity=quantity, of=contrast, unit="proportion", value=0, low=0, high=0, at_most=0)
 
     rows = [
         tried("C1"),
@@ -156,11 +159,17 @@ def test_pairs_are_the_claims_with_both_numbers():
         tried("C3", testbed="hub:x"),
         tried("C4", claimed=None),
         tried("C5", found=None),
+        tried("C6", direction=of("method - safe")),
+        tried("C7", direction=of("identity - aligned"), type="attack"),
+        tried("C8", direction=of("method - sft"), type="mechanism"),
     ]
     found = pairs.from_claims(rows, "micro", "harmful_score")
     assert found.labels == ("guard C1",)
     assert found.measured.tolist() == [-0.2]
     assert found.spans[0] == pytest.approx(Measured.from_se(-0.2, 0.05, 4).interval(0.95))
+    assert pairs.from_claims(rows, "micro", "harmful_score", "attack").labels == ("guard C7",)
+    everything = pairs.from_claims(rows, "micro", "harmful_score", "all").labels
+    assert everything == ("guard C1", "guard C6", "guard C7", "guard C8")
 
 
 @pytest.fixture

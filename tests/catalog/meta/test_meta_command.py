@@ -245,7 +245,8 @@ def test_committed_records_are_pooled_over_bases(monkeypatch):
     result = CliRunner().invoke(app, ["meta", "pool", "--method", "ptst", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert found["clusters"] == found["k"] >= 5
+    assert found["clusters"] == len({row["label"].split(",")[0] for row in found["rows"]}) >= 5
+    assert found["k"] >= found["clusters"]
     assert -1 < found["ci_low"] < found["estimate"] < found["ci_high"] < 1
 
 
@@ -260,3 +261,15 @@ def test_a_prediction_interval_beyond_what_a_risk_difference_can_be_is_noted(ask
     counts = "".join(f"S{i},{round(100 + 100 * y)},100,100,100\n" for i, y in enumerate(effects))
     result = ask("pool --csv wide.csv --measure RD --events a,c --totals n1,n2", wide=f"study,a,n1,c,n2\n{counts}")
     assert ("passes what a risk difference can be" in result.stdout) == noted, result.output
+
+
+@pytest.mark.parametrize("command", ["report", "verdict lisa", "agreement", "plan --from lisa", "pool --method lisa"])
+def test_a_folder_of_records_that_is_not_there_is_a_wrong_question(ask, command):
+    result = ask(f"{command} --results nowhere")
+    assert result.exit_code == 2
+    assert "nowhere" in result.stderr
+
+
+def test_a_column_that_is_not_there_is_answered_with_those_that_are(ask):
+    result = ask("pool --csv x.csv --yi yy --vi vi", x="study,yi,vi\na,0.1,0.02\n")
+    assert (result.exit_code, result.stderr) == (2, "x.csv: no column 'yy'; it has study, yi, vi\n")

@@ -102,7 +102,7 @@ def test_repeated_rows_warn_and_count_once(run: Run) -> None:
         (ARMS + "five,c,1,9,m1\nfive,d,1,9,m1\n", (), 1, ["component 1: a, b, sft", "component 2: c, d"]),
         (ARMS + "five,a,1,9,m1\nfive,b,1,9,m2\n", ("--cluster", "base"), 1, ["net.csv:12", "five", "m1 and m2"]),
         (ARMS.replace("events", "event"), (), 2, ["no column 'events'", "event"]),
-        (ARMS, ("--cluster", "bases"), 2, ["bases", "'base'"]),
+        (ARMS, ("--cluster", "bases"), 2, ["bases", "events, n, base"]),
         (ARMS, ("--ref", "stf"), 2, ["--ref stf", "sft"]),
         ("study,treatment,events,n\n1,a,1,9\n2,b,1,9\n", (), 1, ["no study compares"]),
         (CONTRASTS + "four,a,b,0.1,-0.1\n", ("--format", "contrasts"), 1, ["net.csv:5", "four", "se is -0.1"]),

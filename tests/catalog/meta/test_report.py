@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from catalog import measured
 from catalog.cli import app
-from catalog.meta import gathered, margins, report
+from catalog.meta import gathered, living_stages, margins, report
 from catalog.meta.network import network
+from catalog.meta.pool import pool
 
 DRAW = np.random.default_rng(11)
 HARD = DRAW.random(120)
@@ -179,3 +180,14 @@ def test_the_command_writes_a_whole_report_and_says_what_changed(tmp_path):
     assert broken.exit_code == 1
     assert "not a report" in broken.output
     assert ask("--since", str(tmp_path / "none.json")).exit_code == 2
+
+
+def test_another_defense_lies_around_the_plain_mean_not_around_those_that_never_change_anything():
+    """In the middle stands the mean of the defenses; weights by variance would hide the one that moved."""
+    y, v = np.array([0.0, 0.002, -0.0025, -0.30]), np.array([1e-6, 1e-6, 1e-6, 0.01])
+    found = living_stages._between(y, v)
+    assert (found.pi_low + found.pi_high) / 2 == pytest.approx(y.mean())
+    tau2 = y.var(ddof=1) - v.mean()
+    assert found.pi_high - y.mean() == pytest.approx(student.ppf(0.975, 2) * np.sqrt(tau2 + (tau2 + v.mean()) / 4))
+    weighted = pool(y, v)
+    assert not weighted.low < y.mean() < weighted.high
