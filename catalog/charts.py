@@ -245,7 +245,13 @@ def _config(scheme: Scheme) -> dict[str, Any]:
         "view": {"stroke": None},
         "axis": axis,
         "legend": {"labelColor": scheme.text, "labelFontSize": 12},
-        "title": {"color": scheme.text, "fontSize": 12.5, "fontWeight": "bold", "anchor": "start"},
+        "title": {
+            "color": scheme.text,
+            "subtitleColor": scheme.text,
+            "fontSize": 12.5,
+            "fontWeight": "bold",
+            "anchor": "start",
+        },
         "text": {"color": scheme.text},
         "range": {"category": list(scheme.series)},
     }
