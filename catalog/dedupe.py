@@ -11,10 +11,10 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from rapidfuzz import fuzz
+from rapidfuzz import fuzz, process
 
 from catalog.candidates import Candidate, of
 
@@ -29,15 +29,15 @@ LIKE_TITLE = 88.0
 SAME_AUTHORS = 0.5
 """The share of the shorter author list that must stand in the other."""
 YEAR = 366
-SURE = 8
-"""So many of a title's rarest keys stand in the index, and so many are looked up: all would grow with the square.
+KEYS = 12
+"""So many of a title's rarest keys stand in the index at most, and so many are looked up.
 
 Keys are pairs of neighbouring words. A misprint spoils two of them, so up to three misprints leave one to be found.
 """
-KEYS = 12
-"""So many where the others are rare, which short titles with several misprints need."""
-COMMON = 200
-"""The number of titles from which a key is not rare."""
+SURE = 3
+"""So many of them however common they are."""
+CROWD = 300
+"""The others as long as no more titles than these share them all, else the work would grow with the square."""
 SHORT = 6
 """Titles of at most so many words also stand in the index by word."""
 LABELS: dict[ids.Kind, str] = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
@@ -86,8 +86,7 @@ class Known:
             for name in sorted(self._by_id.get((kind, _ids(candidate).get(kind, "")), ())):
                 found.setdefault(name, Match(name, f"same {label}"))
         title = normal(candidate.title)
-        alike = ((self._alike(candidate, title, name), name) for name in self._near(title))
-        for ratio, name in sorted(((r, n) for r, n in alike if r), key=lambda pair: (-pair[0], pair[1])):
+        for ratio, name in sorted(self._alike(candidate, title), key=lambda pair: (-pair[0], pair[1])):
             why = "near-equal title within a year" if ratio >= SAME_TITLE else "title and authors"
             found.setdefault(name, Match(name, why))
         return list(found.values())
@@ -96,16 +95,21 @@ class Known:
         return {name for key in self._rarest(title) for name in self._by_key.get(key, ())}
 
     def _rarest(self, title: str) -> list[str]:
-        counted = sorted((count, key) for key in _keys(title) if (count := self._common[hash(key)]))
-        return [key for rank, (count, key) in enumerate(counted[:KEYS]) if rank < SURE or count < COMMON]
+        counted = sorted((count, key) for key in _keys(title) if (count := self._common[hash(key)]))[:KEYS]
+        crowd = accumulate(count for count, _ in counted)
+        ranked = enumerate(zip(counted, crowd, strict=True))
+        return [key for rank, ((_, key), met) in ranked if rank < SURE or met <= CROWD]
 
-    def _alike(self, candidate: Candidate, title: str, name: str) -> float:
-        """The ratio of the titles when it decides, else 0."""
-        other = self.papers[name]
-        ratio = fuzz.ratio(title, self._titles[name], score_cutoff=LIKE_TITLE)
-        if not ratio or not _within_a_year(candidate, other):
-            return 0.0
-        return ratio if ratio >= SAME_TITLE or shared_authors(candidate, other) >= SAME_AUTHORS else 0.0
+    def _alike(self, candidate: Candidate, title: str) -> Iterator[tuple[float, str]]:
+        """Papers whose titles decide, with the ratio: nearly equal, or alike with half of the authors the same."""
+        near = {name: self._titles[name] for name in self._near(title)}
+        least = LIKE_TITLE if candidate.authors else SAME_TITLE
+        for _, ratio, name in process.extract(title, near, scorer=fuzz.ratio, score_cutoff=least, limit=None):
+            other = self.papers[name]
+            if not _within_a_year(candidate, other):
+                continue
+            if ratio >= SAME_TITLE or shared_authors(candidate, other) >= SAME_AUTHORS:
+                yield ratio, name
 
 
 def find(candidate: Candidate, known: Known) -> Match | None:

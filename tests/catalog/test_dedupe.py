@@ -86,11 +86,11 @@ def misprinted(title: str, chance: random.Random) -> str:
     return "".join(letters)
 
 
-@pytest.mark.parametrize(("words", "common"), [(60, dedupe.COMMON), (3000, dedupe.COMMON), (12, 10)])
+@pytest.mark.parametrize(("words", "crowd"), [(60, dedupe.CROWD), (3000, dedupe.CROWD), (12, 120)])
 def test_the_index_finds_what_comparing_all_with_all_finds(
-    words: int, common: int, monkeypatch: pytest.MonkeyPatch
+    words: int, crowd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dedupe, "COMMON", common)
+    monkeypatch.setattr(dedupe, "CROWD", crowd)
     chance = random.Random(1)
     base = titles(400, words)
     known = dedupe.Known({str(n): Candidate(title, date=DAY) for n, title in enumerate(base)})
