@@ -30,14 +30,14 @@ SAME_AUTHORS = 0.5
 """The share of the shorter author list that must stand in the other."""
 YEAR = 366
 KEYS = 12
-"""So many of a title's rarest keys stand in the index at most, and so many are looked up.
+"""So many of a title's rarest keys stand in the index.
 
 Keys are pairs of neighbouring words. A misprint spoils two of them, so up to three misprints leave one to be found.
 """
 SURE = 3
-"""So many of them however common they are."""
+"""So many of a title's rarest keys are looked up however common they are."""
 CROWD = 300
-"""The others as long as no more titles than these share them all, else the work would grow with the square."""
+"""The others only while no more titles than these are met, else the work would grow with the square."""
 SHORT = 6
 """Titles of at most so many words also stand in the index by word."""
 LABELS: dict[ids.Kind, str] = {"arxiv": "arXiv id", "openreview": "OpenReview id", "doi": "DOI", "acl": "ACL id"}
@@ -92,13 +92,15 @@ class Known:
         return list(found.values())
 
     def _near(self, title: str) -> set[str]:
-        return {name for key in self._rarest(title) for name in self._by_key.get(key, ())}
+        keys = self._rarest(title)
+        crowd = accumulate(len(self._by_key.get(key, ())) for key in keys)
+        ranked = enumerate(zip(keys, crowd, strict=True))
+        asked = (key for rank, (key, met) in ranked if rank < SURE or met <= CROWD)
+        return {name for key in asked for name in self._by_key.get(key, ())}
 
     def _rarest(self, title: str) -> list[str]:
-        counted = sorted((count, key) for key in _keys(title) if (count := self._common[hash(key)]))[:KEYS]
-        crowd = accumulate(count for count, _ in counted)
-        ranked = enumerate(zip(counted, crowd, strict=True))
-        return [key for rank, ((_, key), met) in ranked if rank < SURE or met <= CROWD]
+        counted = sorted((count, key) for key in _keys(title) if (count := self._common[hash(key)]))
+        return [key for _, key in counted[:KEYS]]
 
     def _alike(self, candidate: Candidate, title: str) -> Iterator[tuple[float, str]]:
         """Papers whose titles decide, with the ratio: nearly equal, or alike with half of the authors the same."""

@@ -86,7 +86,7 @@ def misprinted(title: str, chance: random.Random) -> str:
     return "".join(letters)
 
 
-@pytest.mark.parametrize(("words", "crowd"), [(60, dedupe.CROWD), (3000, dedupe.CROWD), (12, 120)])
+@pytest.mark.parametrize(("words", "crowd"), [(60, dedupe.CROWD), (3000, dedupe.CROWD), (12, 10)])
 def test_the_index_finds_what_comparing_all_with_all_finds(
     words: int, crowd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
