@@ -34,9 +34,9 @@ KEYS = 12
 
 Keys are pairs of neighbouring words. A misprint spoils two of them, so up to three misprints leave one to be found.
 """
-SURE = 3
+SURE = 2
 """So many of a title's rarest keys are looked up however common they are."""
-CROWD = 300
+CROWD = 150
 """The others only while no more titles than these are met, else the work would grow with the square."""
 SHORT = 6
 """Titles of at most so many words also stand in the index by word."""
