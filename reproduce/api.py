@@ -11,10 +11,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from reproduce.data import Example, Pools, derived_rng
-from reproduce.protocol import Protocol, RequestError, Schedule
+from reproduce.protocol import Lora, Protocol, RequestError, Schedule
 
 if TYPE_CHECKING:
     from reproduce.lab import Lab
+    from reproduce.stages import Stages
     from reproduce.state import Batch, State
 
 
@@ -123,6 +124,22 @@ class Attack(_Module):
         """The user's fine-tuning data."""
         raise NotImplementedError
 
+    def craft(self, stages: "Stages", victim: "State", chosen: list[Example]) -> list[Example]:
+        """Select or rewrite the data with other models at hand, the aligned one included (white-box attacks).
+
+        `victim` is a state of its own: nothing done to it reaches the run.
+        """
+        del stages, victim
+        return chosen
+
+    def earlier(self, protocol: Protocol, pools: Pools, seed: int) -> list[tuple[list[Example], Schedule]]:
+        """Fine-tuning jobs that the same model goes through before the one on `data`."""
+        del protocol, pools, seed
+        return []
+
+    def prepare(self, s: "State") -> None:
+        """Change the model before its first step, adapter attached; for attackers who hold the weights."""
+
     def schedule(self, protocol: Protocol, examples: int, lr: float) -> Schedule:
         """Steps, batch and rate of user fine-tuning; `lr` is the base's calibrated rate for what is trained."""
         raise NotImplementedError
@@ -132,10 +149,23 @@ class Attack(_Module):
         del protocol
         return mode != "full"
 
+    def lora(self, protocol: Protocol) -> Lora:
+        """The adapter of this attack, where it trains one."""
+        return protocol.lora
+
     def ask(self, prompt: Example, pools: Pools) -> Example:
         """Dress an evaluation prompt the way the attacker asks."""
         del pools
         return prompt
+
+    def read(self, answer: str) -> str:
+        """What the attacker reads in an answer, as the judges then see it."""
+        return answer
+
+    def probe(self, s: "State") -> dict[str, float]:
+        """Further statistics of the model after fine-tuning and repair, for the record's mechanisms."""
+        del s
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Harmful score, fine-tune accuracy and their companions, each with the outcome of every prompt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from reproduce.data import Example, Pools
@@ -23,20 +23,25 @@ def evaluate(
     answer: Answer,
     ask: Callable[[Example], Example] = lambda e: e,
     split: str = "test",
+    read: Callable[[str], str] = lambda text: text,
 ) -> Metrics:
     """Measure a model through `answer` on the prompts of `split` ("validation" chooses, "test" reports).
 
     Accuracy is measured where the user's data hold a `task`. `ask` dresses forbidden, benign and look-alike prompts
-    the way the attacker asks; the task is asked as it was trained.
+    the way the attacker asks, `read` what was answered; the task is asked and read as it was trained.
     """
     forbidden, benign, lookalike = (
         [ask(e) for e in getattr(pools, f"{kind}_{split}")] for kind in ("harmful", "benign", "lookalike")
     )
-    verdicts: list[Verdict] = [testbed.judge(e, a) for e, a in zip(forbidden, answer(forbidden), strict=True)]
-    near = list(zip(lookalike, answer(lookalike), strict=True))
 
-    def correct(asked: list[Example]) -> Metric:
-        return metric([testbed.correct(e, a) for e, a in zip(asked, answer(asked), strict=True)])
+    def answered(asked: list[Example]) -> list[tuple[Example, str]]:
+        return [(e, read(a)) for e, a in zip(asked, answer(asked), strict=True)]
+
+    verdicts: list[Verdict] = [testbed.judge(e, a) for e, a in answered(forbidden)]
+    near = answered(lookalike)
+
+    def correct(pairs: Iterable[tuple[Example, str]]) -> Metric:
+        return metric([testbed.correct(e, a) for e, a in pairs])
 
     return {
         "harmful": metric([v.harmful for v in verdicts]),
@@ -44,10 +49,14 @@ def evaluate(
         "refusal": metric([v.refused for v in verdicts]),
         "coherent": metric([not v.incoherent for v in verdicts]),
         "over_refusal": metric([testbed.judge(e, a).refused for e, a in near]),
-        "lookalike": metric([testbed.correct(e, a) for e, a in near]),
-        "benign_help": correct(benign),
-        **({"accuracy": correct(getattr(pools.tasks[task], split))} if task else {}),
+        "lookalike": correct(near),
+        "benign_help": correct(answered(benign)),
+        **({"accuracy": _task_accuracy(testbed, getattr(pools.tasks[task], split), answer)} if task else {}),
     }
+
+
+def _task_accuracy(testbed: Any, asked: list[Example], answer: Answer) -> Metric:
+    return metric([testbed.correct(e, a) for e, a in zip(asked, answer(asked), strict=True)])
 
 
 def counts(metrics: Metrics) -> Metrics:

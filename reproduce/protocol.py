@@ -1,5 +1,6 @@
 """Frozen protocols: everything that is the same for every method on a testbed. Torch-free."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,7 @@ MODES: tuple[Mode, ...] = ("full", "single-lora", "double-lora")
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """AdamW with warm-up, then linear decay to `floor`, or a factor `decay` per epoch when that is set."""
+    """AdamW with warm-up, then decay to `floor` along a line or half a cosine, or a factor `decay` per epoch if set."""
 
     steps: int
     batch: int
@@ -26,6 +27,8 @@ class Schedule:
     epoch_steps: int = 0
     decay: float | None = None
     clip: float | None = 1.0
+    cosine: bool = False
+    betas: tuple[float, float] | None = None  # AdamW's moment decay rates; None: the method's
 
     def factor(self, step: int) -> float:
         """The learning rate of 0-based `step` as a share of `lr`."""
@@ -34,6 +37,8 @@ class Schedule:
         if step < self.warmup:
             return (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        if self.cosine:
+            progress = (1 - math.cos(math.pi * progress)) / 2
         return 1 - (1 - self.floor) * progress
 
 

@@ -98,8 +98,8 @@ def perform(run: Run, setting: Setting) -> record.Record:
     reason = run.method.skip(run.attack, adapter)
     if reason:
         return make_record(run_spec(run, setting), "not-applicable", reason, _measured(), cost_of(began), {}, run)
-    user = list(run.method.curate(stages.pools, _user_data(run, stages)))
-    s = stages.ready(run.method, run.mode, adapter)
+    user = _user_data(run, stages)
+    s = stages.ready(run.method, run.mode, adapter, run.attack.lora(setting.protocol))
     aligned = stages.aligned(run.method, run.mode).info
     clock = {f"align_{what}": aligned.get(what, 0) for what in ("seconds", "passes", "tokens")}
     digests = _digests(stages, s, user)
@@ -112,7 +112,9 @@ def perform(run: Run, setting: Setting) -> record.Record:
 
 
 def _user_data(run: Run, stages: Stages) -> list[Example]:
-    return run.attack.data(stages.pools, run.ratio, run.n, run.task, run.seed)
+    chosen = run.attack.data(stages.pools, run.ratio, run.n, run.task, run.seed)
+    crafted = run.attack.craft(stages, stages.ready(run.method, run.mode, adapter=False), chosen)
+    return list(run.method.curate(stages.pools, crafted))
 
 
 def _fine_tune_and_measure(
@@ -122,12 +124,15 @@ def _fine_tune_and_measure(
         return evaluate(
             s.testbed, stages.pools, run.task if run.attack.trains_task else None,
             lambda asked: run.method.answer(s, asked), lambda e: run.attack.ask(e, stages.pools), setting.split,
+            run.attack.read,
         )  # fmt: skip
 
     before = counts(measure())
-    s.add_stream("user", user)
-    s.add_stream("align", stages.pools.alignment)
-    run.method.start(s)
+    run.attack.prepare(s)
+    for data, earlier in run.attack.earlier(setting.protocol, stages.pools, run.seed):
+        _enter_job(run, s, stages, list(run.method.curate(stages.pools, data)))
+        train(s, "user", earlier, run.method.finetune_step, run.method.after_step, betas=run.method.betas)
+    _enter_job(run, s, stages, user)
     probe = _probe(s, stages, user, setting.protocol)
     schedule = _schedule(run, setting, stages, len(user))
     marks = {
@@ -143,8 +148,16 @@ def _fine_tune_and_measure(
     s.merge_adapter()
     aligned = stages.aligned(run.method, run.mode).info.get("mechanisms", {})
     own = s.memo.get("mechanisms", {})
-    mechanisms = {**aligned, **probe.summary(), **own, "learning_rate": schedule.lr}
+    with s.uncounted():
+        asked = run.attack.probe(s)
+    mechanisms = {**aligned, **probe.summary(), **own, **asked, "learning_rate": schedule.lr}
     return _measured(measure(), before, mechanisms, probe.curves)
+
+
+def _enter_job(run: Run, s: State, stages: Stages, user: list[Example]) -> None:
+    s.add_stream("user", user)
+    s.add_stream("align", stages.pools.alignment)
+    run.method.start(s)
 
 
 def _schedule(run: Run, setting: Setting, stages: Stages, examples: int) -> Schedule:

@@ -20,7 +20,7 @@ from reproduce.data import Pools
 from reproduce.evaluate import evaluate, rate
 from reproduce.model import Weights, load_weights, weights
 from reproduce.probes import of_aligned
-from reproduce.protocol import Mode, Protocol, Schedule
+from reproduce.protocol import Lora, Mode, Protocol, Schedule
 from reproduce.record import key
 from reproduce.state import State
 from reproduce.train import train
@@ -146,8 +146,11 @@ class Stages:
         scale = 1.0 if mode == "full" else self.protocol.adapter_lr
         return replace(schedule, lr=schedule.lr * scale)
 
-    def ready(self, method: Method, mode: Mode, adapter: bool) -> State:
-        """A state as it enters fine-tuning: aligned by `method`, with a trainable adapter if one is asked for."""
+    def ready(self, method: Method, mode: Mode, adapter: bool, lora: Lora | None = None) -> State:
+        """A state as it enters fine-tuning: aligned by `method`, with a trainable adapter if one is asked for.
+
+        `lora` is its size, by default the protocol's; in single-LoRA mode the adapter is that of the alignment.
+        """
         checkpoint = self.aligned(method, mode)
         if mode == "single-lora" and method.aligned:
             s = self.state(self.ground().tensors)
@@ -160,7 +163,7 @@ class Stages:
             s = self.state(checkpoint.tensors)
             s.references["aligned"] = weights(s.model)
             if adapter:
-                s.attach_adapter(self.protocol.lora, "tune")
+                s.attach_adapter(lora or self.protocol.lora, "tune")
         s.references["base"] = self._to_device(self.base().tensors)
         s.stage = "finetune"
         return s

@@ -34,6 +34,7 @@ def train(
     params = s.params()
     if not params:
         raise ValueError("nothing to train: every parameter is frozen")
+    betas = schedule.betas or betas
     optimiser = torch.optim.AdamW(params, lr=schedule.lr, betas=betas, weight_decay=0.0, fused=True)
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.factor)
     s.model.train()

@@ -32,7 +32,7 @@ from reproduce.papers.p2406_05946_shallow_vs_deep import ShallowVsDeep
 from reproduce.papers.p2408_00761_tar import Tar
 from reproduce.papers.p2408_09600_antidote import Antidote
 from reproduce.papers.p2409_01586_booster import Booster
-from reproduce.protocol import MODES, Mode
+from reproduce.protocol import MODES, Lora, Mode
 from reproduce.run import Run, Setting, perform
 from reproduce.stages import Stages
 from reproduce.state import State
@@ -121,8 +121,8 @@ def states() -> Iterator[list[State]]:
     seen: list[State] = []
     ready = Stages.ready
 
-    def remember(self: Stages, method: Method, mode: Mode, adapter: bool) -> State:
-        seen.append(ready(self, method, mode, adapter))
+    def remember(self: Stages, method: Method, mode: Mode, adapter: bool, lora: Lora | None = None) -> State:
+        seen.append(ready(self, method, mode, adapter, lora))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,0 +1,103 @@
+"""What an attack may do beyond supplying data: craft it, train before, prepare the model, size the adapter, probe."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+import torch
+
+from reproduce.api import Attack, Threat
+from reproduce.baselines import Sft
+from reproduce.data import Example, Pools, digest
+from reproduce.protocol import Lora, Protocol, Schedule
+from reproduce.run import Run, Setting, perform
+from reproduce.stages import Stages
+from reproduce.state import State
+
+ONE_STEP = Schedule(steps=1, batch=2, lr=0.0, warmup=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elaborate(Attack):
+    """Every hook of an attack leaves a mark that the record or the state shows."""
+
+    paper = "elaborate"
+    threat: ClassVar[Threat] = Threat.WEIGHTS
+    first: bool = False
+
+    def data(self, pools: Pools, ratio: float | None, n: int, task: str, seed: int) -> list[Example]:
+        return pools.benign[:8]
+
+    def craft(self, stages: Stages, victim: State, chosen: list[Example]) -> list[Example]:
+        with torch.no_grad():
+            for p in victim.params():
+                p.zero_()
+        return chosen[:2]
+
+    def earlier(self, protocol: Protocol, pools: Pools, seed: int) -> list[tuple[list[Example], Schedule]]:
+        return [(pools.identity, replace(ONE_STEP, lr=1e-2))] if self.first else []
+
+    def prepare(self, s: State) -> None:
+        s.memo["shapes"] = sorted({tuple(pair.a.shape) for pair in s.adapters().values()})
+
+    def schedule(self, protocol: Protocol, examples: int, lr: float) -> Schedule:
+        return ONE_STEP
+
+    def adapter(self, protocol: Protocol, mode: str) -> bool:
+        return True
+
+    def lora(self, protocol: Protocol) -> Lora:
+        return Lora(rank=1, alpha=2)
+
+    def read(self, answer: str) -> str:
+        return "sorry"
+
+    def probe(self, s: State) -> dict[str, float]:
+        widths = {shape[0] for shape in s.memo["shapes"]}
+        return {
+            "rank": float(max(widths)),
+            "norm": math.sqrt(sum(float(p.detach().square().sum()) for p in s.params())),
+        }
+
+
+def test_hooks_of_an_attack_reach_the_record(setting: Setting) -> None:
+    found = perform(Run(method=Sft(), attack=Elaborate()), setting)
+    assert found["status"] == "ok"
+    assert found["digests"]["data"] == digest(setting.stages(0).pools.benign[:2])  # crafted from eight
+    assert found["mechanisms"]["rank"] == 1  # the protocol's is 3
+    assert found["metrics"]["refusal"]["k"] == found["metrics"]["refusal"]["n"]  # read, not written
+    assert found["metrics"]["over_refusal"]["k"] == found["metrics"]["over_refusal"]["n"]
+    assert found["mechanisms"]["norm"] > 1  # the victim's weights are zero, the run's own are not
+
+
+def test_an_earlier_job_trains_the_model_that_the_last_job_finds(setting: Setting) -> None:
+    alone, after = (perform(Run(method=Sft(), attack=Elaborate(first=first)), setting) for first in (False, True))
+    assert after["digests"]["data"] == alone["digests"]["data"]
+    assert after["mechanisms"]["norm"] != alone["mechanisms"]["norm"]  # the last job's own rate is zero
+    assert after["before"] == alone["before"]
+
+
+def test_cosine_falls_from_one_to_the_floor_through_the_middle() -> None:
+    schedule = Schedule(steps=101, batch=1, lr=1.0, warmup=1, floor=0.0, cosine=True)
+    assert schedule.factor(1) == 1.0
+    assert schedule.factor(51) == pytest.approx(0.5)
+    assert schedule.factor(26) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert schedule.factor(101) == pytest.approx(0.0)
+
+
+def test_decay_rates_of_the_schedule_come_before_those_of_the_method(s: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reproduce.api import sft_step
+    from reproduce.train import train
+
+    seen: list[tuple[float, float]] = []
+    adamw = torch.optim.AdamW
+
+    def remember(*args: object, **kwargs: object) -> torch.optim.Optimizer:
+        seen.append(kwargs["betas"])  # type: ignore[arg-type]
+        return adamw(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim, "AdamW", remember)
+    for chosen in (None, (0.9, 0.95)):
+        train(s, "user", replace(ONE_STEP, betas=chosen), sft_step, betas=(0.5, 0.6))
+    assert seen == [(0.5, 0.6), (0.9, 0.95)]
