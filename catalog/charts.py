@@ -82,7 +82,8 @@ def sweep(rows: Rows, reference: Row, knob: str) -> alt.VConcatChart:
 def ladder(rows: Rows) -> alt.HConcatChart:
     """Harmful score and accuracy of each method as a dot with its interval, side by side.
 
-    Rows in the order to draw: who, group, and for harmful and accuracy the value, _low and _high in percent.
+    Rows in the order to draw: who, group, and for harmful and accuracy the value, _low and _high in percent; where a
+    row has `worst`, a hollow mark shows that harmful score too.
     """
     data = pd.DataFrame(list(rows))
     who = list(dict.fromkeys(data["who"]))
@@ -90,6 +91,14 @@ def ladder(rows: Rows) -> alt.HConcatChart:
     left = _dots(data, who, groups, "harmful", "harmful score (%)", labels=True)
     right = _dots(data, who, groups, "accuracy", "fine-tune accuracy (%)", labels=False)
     return alt.hconcat(left, right, spacing=16)
+
+
+def _worst(base: alt.Chart, groups: list[str]) -> list[alt.Chart]:
+    """A dotted line from each harmful score to the worst one, which is hollow."""
+    known = base.transform_filter("isValid(datum.worst)")
+    reach = known.mark_rule(strokeWidth=1, strokeDash=[1, 3]).encode(x=_percent("harmful", None, "x"), x2="worst:Q")
+    marks = known.mark_point(filled=False, size=60, strokeWidth=1.5, opacity=1)
+    return [reach, marks.encode(x=_percent("worst", None, "x"), shape=_shape("group", groups))]
 
 
 def trade(rows: Rows) -> Layers:
@@ -206,7 +215,8 @@ def _dots(data: pd.DataFrame, who: list[str], groups: list[str], metric: str, ti
     dots = base.mark_point(filled=True, size=60, opacity=1).encode(
         x=_percent(metric, None, "x"), shape=_shape("group", groups)
     )
-    return alt.layer(bars, dots)
+    worst = _worst(base, groups) if metric == "harmful" and "worst" in data else []
+    return alt.layer(*worst, bars, dots)
 
 
 def _percent(metric: str, title: str | None, axis: str) -> Any:

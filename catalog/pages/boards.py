@@ -48,7 +48,16 @@ def boards(atlas: Atlas, figures: Path) -> list[Board]:
 def ladder_rows(atlas: Atlas, cells: list[Cell]) -> list[charts.Row]:
     """Rows of a ladder chart in the order of the board; arms without numbers are left to the table."""
     full = [cell for cell in cells if {"harmful", "accuracy"} <= cell.metrics.keys()]
-    return [pictures.row(atlas.who(cell), stage(atlas, cell), cell) for cell in full]
+    return [pictures.row(atlas.who(cell), stage(atlas, cell), cell) | _worst(atlas, cell) for cell in full]
+
+
+def _worst(atlas: Atlas, cell: Cell) -> dict[str, str | float]:
+    """The highest harmful score over the declared conditions, beside a cell of the default one."""
+    standing = atlas.standing(cell) if condition_of(cell.condition) == DEFAULT else None
+    if standing is None or standing.worst is None:
+        return {}
+    found = standing.cells[standing.worst].metrics["harmful"]
+    return {"worst": 100 * found.value, "under": standing.worst}
 
 
 def arranged(atlas: Atlas, cells: list[Cell]) -> list[Cell]:

@@ -121,9 +121,15 @@ def steps(atlas: Atlas, cells: Sequence[Cell], folder: Path, stem: str) -> Pictu
 
 def ladder(rows: Sequence[charts.Row], stem: str, under: str) -> Picture:
     """Names and describes a ladder chart: each method a dot with its interval."""
-    spoken = [f"{r['who']} {r['harmful']:.0f} % harmful, {r['accuracy']:.0f} % accurate" for r in rows]
+    spoken = [
+        f"{r['who']} {r['harmful']:.0f} % harmful, {r['accuracy']:.0f} % accurate"
+        + (f", at worst {r['worst']:.0f} % harmful ({r['under']})" if "worst" in r else "")
+        for r in rows
+    ]
     alternative = f"Harmful score and accuracy, {under}: " + "; ".join(spoken) + "."
     caption = f"{under}. Low harmful scores and high accuracy are good; bars are 95 % intervals."
+    if any("worst" in r for r in rows):
+        caption += " Hollow marks: the highest harmful score of the same method over the declared attacks."
     return Picture(stem, alternative, caption)
 
 

@@ -16,6 +16,7 @@ ROWS = [
 DRAWN = {
     "ratio": lambda: charts.over_ratio(ROWS),
     "ladder": lambda: charts.ladder(ROWS[1::2]),
+    "ladder with worst": lambda: charts.ladder([*ROWS[1:2], {**ROWS[3], "worst": 90.0}]),
     "trade": lambda: charts.trade(ROWS[1::2]),
     "curves": lambda: charts.curves({"drift": [{"who": "sft", "step": s, "value": 2.0 * s} for s in range(3)]}),
     "study": lambda: charts.study([0, 1], {"safety": [1, 2], "skill": [2, 1]}, "distance", "percent"),
@@ -52,6 +53,16 @@ def test_intervals_and_values_are_drawn_at_their_place():
     labels = [mark.get("aria-label") or "" for mark in drawing.iter()]
     assert any("harmful score (%): 40" in label and "accuracy (%): 98" in label for label in labels)
     assert any("harmful_low: 35" in label and "harmful_high: 45" in label for label in labels)
+
+
+def test_worst_cases_are_hollow_and_only_where_there_is_one():
+    drawing = etree.fromstring(charts.svg(DRAWN["ladder with worst"](), "light").encode())
+    marks = [m for m in drawing.iter() if "worst" in (m.get("aria-label") or "")]
+    hollow = [m for m in marks if m.get("aria-roledescription") == "point"]
+    assert ["90" in m.get("aria-label") and "guard" in m.get("aria-label") for m in hollow] == [True]
+    assert hollow[0].get("fill") in ("transparent", "none", None)
+    plain = charts.svg(DRAWN["ladder"](), "light")
+    assert "worst" not in plain
 
 
 def luminance(colour):
