@@ -249,3 +249,13 @@ def test_a_full_disk_leaves_the_catalogue(project: Path, hft: Any, monkeypatch: 
     assert "No space left" in result.stderr
     assert (project / "papers.yaml").read_bytes() == before
     assert sorted(file.name for file in project.iterdir()) == ["README.md", "papers.yaml"]
+
+
+def test_a_day_that_is_none_is_told_with_its_option(hft: Any) -> None:
+    for words, option in (
+        (("add", "2412.07097", "--date", "May"), "--date"),
+        (("discover", "--since", "May"), "--since"),
+    ):
+        result = hft(*words)
+        assert result.exit_code == 2
+        assert f"{option} 'May' is no day; write it as 2024-02-29" in result.stderr

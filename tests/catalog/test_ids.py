@@ -94,7 +94,8 @@ def test_what_is_no_id_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arxiv", "month"), [("2402.01109", (2024, 2)), ("hep-th/9901001", (1999, 1)), ("0704.0001", (2007, 4)), ("1412.9999", (2014, 12))]
+    ("arxiv", "month"),
+    [("2402.01109", (2024, 2)), ("hep-th/9901001", (1999, 1)), ("0704.0001", (2007, 4)), ("1412.9999", (2014, 12))],
 )
 def test_month_of_an_arxiv_id(arxiv: str, month: tuple[int, int]) -> None:
     assert ids.arxiv_month(arxiv) == month
