@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 Kind = Literal["arxiv", "doi", "openreview", "acl", "slug"]
 
 SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
-ARXIV = r"\d{2}(?:0[1-9]|1[0-2])\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{2}(?:0[1-9]|1[0-2])\d{3}"
+_MONTH = r"(?:0[1-9]|1[0-2])"
+ARXIV = (
+    rf"(?:0[7-9]|1[0-4]){_MONTH}\.\d{{4}}|(?:1[5-9]|[2-9]\d){_MONTH}\.\d{{5}}"
+    rf"|[a-z-]+(?:\.[A-Z]{{2}})?/\d{{2}}{_MONTH}\d{{3}}"
+)
+"""Four digits after the point until 2014, five since 2015 (https://info.arxiv.org/help/arxiv_identifier.html)."""
 DOI = r"10\.\d{4,9}/[^\sA-Z]+"
 OPENREVIEW = r"[A-Za-z0-9_-]{6,16}"
 ACL = r"\d{4}\.[a-z0-9]+-[a-z0-9]+\.\d+|[A-Z]\d{2}-\d{4}"

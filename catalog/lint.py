@@ -204,7 +204,8 @@ def guesses_are_marked(catalogue: Catalogue) -> Iterator[Problem]:
         if paper.unsure:
             first = next((str(ids.PaperId(kind, value)) for kind, value in paper.ids.given().items()), paper.id)
             message = f"not looked up yet: {', '.join(paper.unsure)}"
-            fix = f"`hft add {first}` with a network fills in a title; correct the rest and remove `unsure:`"
+            filled = f"`hft add {first}` with a network fills in the title; " if "title" in paper.unsure else ""
+            fix = f"{filled}correct {'the rest' if filled else 'what is wrong'} and remove `unsure:`"
             yield catalogue.document.problem("unsure", ("papers", index, "unsure"), message, fix, warning=True)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from catalog.commands.shared import Json, fail, find_paper, refusals, root
+from catalog.commands.shared import Json, calendar_day, fail, find_paper, refusals, root
 from catalog.taxonomy import PaperType, Stage
 from catalog.terminal import emit
 
@@ -35,7 +35,7 @@ def add(
 
     try:
         found = contribute.identify(paper)
-        day = datetime.date.fromisoformat(date) if date else None
+        day = calendar_day("--date", date) if date else None
         server = None if offline else Server.given(arxiv_url)
     except ValueError as error:
         fail(f"{error}", 2)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from catalog.commands.shared import Json, fail, refusals, root
+from catalog.commands.shared import Json, calendar_day, fail, refusals, root
 from catalog.taxonomy import PaperType, Stage
 from catalog.terminal import emit, table
 
@@ -35,7 +35,7 @@ def discover(
 
     today = datetime.date.today()
     try:
-        day = datetime.date.fromisoformat(since) if since else None
+        day = calendar_day("--since", since) if since else None
         server = Server.given(arxiv_url, delay)
     except ValueError as error:
         fail(f"{error}", 2)

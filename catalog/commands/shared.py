@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,14 @@ def refusals() -> Iterator[None]:
         raise typer.Exit(1) from None
     except OSError as error:
         fail(f"{error.filename2 or error.filename or 'disk'}: {error.strerror}; check the path and its permissions", 1)
+
+
+def calendar_day(option: str, text: str) -> datetime.date:
+    """The day an option names; ValueError says which option and how to write it."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{option} '{text}' is no day; write it as 2024-02-29") from error
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -137,8 +137,8 @@ def pool_command(
             )
             origin = {"input": str(csv)}
             if order:
-                sequence = studies.numbers(order)
-                places = sorted(range(len(data.yi)), key=lambda at: sequence[studies.labels.index(data.labels[at])])
+                sequence = studies.numbers(order)[inputs.kept(studies, measure, events, totals)].tolist()
+                places = sorted(range(len(data.yi)), key=sequence.__getitem__)
         choices = choose(data, model, tau2, ci, pi, 0.95)
         if mods and X is not None:
             if plot or cumulative or influence:

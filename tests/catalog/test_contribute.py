@@ -100,7 +100,8 @@ def test_offline_what_is_known_is_written_and_what_is_not_is_marked(project: Pat
     found = lint.check(project)
     assert [(problem.code, problem.warning) for problem in found] == [("unsure", True)]
     assert hft("check").exit_code == 0
-    assert "not looked up yet" in hft("check").stderr
+    assert "fills in the title" in (told := hft("check").stderr)
+    assert "not looked up yet" in told
 
 
 def test_without_a_network_it_says_so_and_writes_what_is_known(project: Path, hft: Any, nowhere: str) -> None:
@@ -248,3 +249,13 @@ def test_a_full_disk_leaves_the_catalogue(project: Path, hft: Any, monkeypatch: 
     assert "No space left" in result.stderr
     assert (project / "papers.yaml").read_bytes() == before
     assert sorted(file.name for file in project.iterdir()) == ["README.md", "papers.yaml"]
+
+
+def test_a_day_that_is_none_is_told_with_its_option(hft: Any) -> None:
+    for words, option in (
+        (("add", "2412.07097", "--date", "May"), "--date"),
+        (("discover", "--since", "May"), "--since"),
+    ):
+        result = hft(*words)
+        assert result.exit_code == 2
+        assert f"{option} 'May' is no day; write it as 2024-02-29" in result.stderr

@@ -81,14 +81,21 @@ def test_other_ids_and_addresses(text: str, kind: str, value: str) -> None:
     assert PaperId.parse(text) == PaperId(kind, value)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["", "https://example.org/x", "2402.1", "https://arxiv.org/abs/", "2413.01109 or so"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "https://example.org/x", "2402.1", "https://arxiv.org/abs/", "2413.01109 or so",
+        "2412.7097", "https://arxiv.org/abs/2412.7097", "1412.07097", "0613.0001",
+    ],
+)  # fmt: skip
 def test_what_is_no_id_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no "):
         PaperId.parse(text)
 
 
 @pytest.mark.parametrize(
-    ("arxiv", "month"), [("2402.01109", (2024, 2)), ("hep-th/9901001", (1999, 1)), ("0704.0001", (2007, 4))]
+    ("arxiv", "month"),
+    [("2402.01109", (2024, 2)), ("hep-th/9901001", (1999, 1)), ("0704.0001", (2007, 4)), ("1412.9999", (2014, 12))],
 )
 def test_month_of_an_arxiv_id(arxiv: str, month: tuple[int, int]) -> None:
     assert ids.arxiv_month(arxiv) == month

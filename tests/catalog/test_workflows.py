@@ -189,6 +189,25 @@ def test_dependabot_looks_wherever_actions_are_used() -> None:
     assert set(update["directories"]) == {"/", *(f"/{path.parent.relative_to(HOME)}" for path in ACTIONS)}
 
 
+def test_the_weekly_patch_holds_the_catalogue_and_not_the_logs_beside_it(tmp_path: Path) -> None:
+    script = next(text for workflow, text in scripts() if workflow == "weekly" and "week.patch" in text)
+    lines = "\n".join(line for line in script.splitlines() if line.strip().startswith(("mkdir", "git ")))
+    shutil.copy(HOME / ".gitignore", tmp_path / ".gitignore")
+    (tmp_path / "papers.yaml").write_text("papers: []\n", encoding="utf-8")
+    start = "git init -q && git add . && git -c user.name=a -c user.email=a@b.c commit -qm a && mkdir out"
+    change = "echo log > out/sync.txt; echo '{}' > pending.json; echo '# new' >> papers.yaml"
+    subprocess.run(["bash", "-ec", f"{start}\n{change}\n{lines}"], cwd=tmp_path, check=True)
+    patch = (tmp_path / "out" / "week.patch").read_text(encoding="utf-8")
+    assert set(re.findall(r"^diff --git a/(\S+)", patch, re.MULTILINE)) == {"papers.yaml", "pending.json"}
+
+
+def test_a_fork_with_a_branch_of_our_name_is_not_taken_for_our_pull_request() -> None:
+    """`gh pr list --head` knows no owners: without the filter a stranger's pull request would be rewritten."""
+    lists = [text for _, text in scripts() if "gh pr list --head" in text]
+    assert len(lists) == 2
+    assert all("select(.isCrossRepository | not)" in text for text in lists)
+
+
 def zizmor(folder: Path) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("zizmor")
     options = ["--offline", "--no-progress", "--persona=pedantic", "--min-severity=medium"]

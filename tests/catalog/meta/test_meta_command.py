@@ -273,3 +273,17 @@ def test_a_folder_of_records_that_is_not_there_is_a_wrong_question(ask, command)
 def test_a_column_that_is_not_there_is_answered_with_those_that_are(ask):
     result = ask("pool --csv x.csv --yi yy --vi vi", x="study,yi,vi\na,0.1,0.02\n")
     assert (result.exit_code, result.stderr) == (2, "x.csv: no column 'yy'; it has study, yi, vi\n")
+
+
+def test_order_is_that_of_the_rows_even_where_studies_share_a_name(answer):
+    text = "study,yi,vi,year\nBell,-0.3,0.02,1974\nBell,0.5,0.05,1969\nAda,-0.9,0.1,1948\n"
+    steps = answer("pool --csv twice.csv --yi yi --vi vi --order year", twice=text)["cumulative"]
+    assert steps[0]["estimate"] == -0.9
+    alone = answer("pool --csv two.csv --yi yi --vi vi", two="study,yi,vi\nAda,-0.9,0.1\nBell,0.5,0.05\n")
+    assert steps[1]["estimate"] == pytest.approx(alone["estimate"])
+
+
+def test_order_leaves_out_the_rows_that_carry_nothing(answer):
+    text = "study,a,n1,c,n2,year\nZ,0,10,0,10,1\nA,4,20,9,20,3\nB,1,30,5,28,2\n"
+    steps = answer("pool --csv z.csv --measure OR --events a,c --totals n1,n2 --order year", z=text)["cumulative"]
+    assert [step["label"] for step in steps] == ["B", "A"]
