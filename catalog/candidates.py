@@ -20,7 +20,7 @@ class Candidate:
     Ids are in normal form, by kind. `venue` is raw, as the source prints it. `links` are those that no id stands for:
     paper, code, data, project. `origin` is where this was found: file:line, or the name of a service. `slug` and
     `nickname` are what the source calls the paper, when it does; `unsure` names keys of the entry that are known
-    only in part.
+    only in part. `entry` is the paper's whole entry, where the source is an export of a catalogue.
     """
 
     title: str
@@ -36,6 +36,7 @@ class Candidate:
     slug: str | None = None
     nickname: str | None = None
     unsure: tuple[str, ...] = ()
+    entry: Paper | None = None
 
     @property
     def first_public(self) -> datetime.date | None:

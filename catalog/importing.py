@@ -143,7 +143,7 @@ def _new(
         report.problems.append(missing)
         return None
     try:
-        entry = entries.draft(replace(candidate, origin=source), taken, today).entry
+        entry = _whole(candidate) or entries.draft(replace(candidate, origin=source), taken, today).entry
     except RefusedError as refused:
         report.problems += [replace(problem, where=candidate.origin) for problem in refused.problems]
         return None
@@ -164,6 +164,17 @@ def _new(
             message, fix = f"{where}: {detail['msg']}, found {detail['input']!r}", "correct the line"
             report.problems.append(Problem("schema", candidate.origin, entry["id"], message, fix))
     return None
+
+
+def _whole(candidate: Candidate) -> dict[str, Any] | None:
+    """The entry as an export of a catalogue has it, without tags that are not known here."""
+    if candidate.entry is None:
+        return None
+    paper = candidate.entry
+    told = paper.model_dump(exclude_defaults=True)
+    told |= {"authors": paper.authors, "ids": paper.ids.model_dump(), "venue": paper.venue.model_dump()}
+    tags = [tag for tag in paper.tags if tag in candidate.tags]
+    return {key: value for key, value in {**told, "tags": tags}.items() if value or key == "authors"}
 
 
 def _missing(candidate: Candidate, known: Collection[str]) -> Problem | None:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from catalog import schema
@@ -40,9 +40,12 @@ def to_csv(papers: Iterable[schema.Paper]) -> str:
 
 def from_csv(text: str) -> list[schema.Paper]:
     """The papers of such a table; absent columns and empty cells are unknown. Raises pydantic's ValidationError."""
-    layout = columns()
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    return [schema.Paper.model_validate_json(json.dumps(_entry(layout, row))) for row in rows]
+    return [from_row(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+
+
+def from_row(row: Mapping[str, str]) -> schema.Paper:
+    """The paper of one row, given by column. Raises ValueError, of which pydantic's ValidationError is one."""
+    return schema.Paper.model_validate_json(json.dumps(_entry(columns(), row)))
 
 
 def _cell(column: Column, entry: dict[str, Any]) -> str:
@@ -61,7 +64,7 @@ def _is_divided(item: str) -> bool:
     return re.search(r"[;,]|\band\b|^\[", item) is not None
 
 
-def _entry(layout: list[Column], row: dict[str, Any]) -> dict[str, Any]:
+def _entry(layout: list[Column], row: Mapping[str, str]) -> dict[str, Any]:
     entry: dict[str, Any] = {"authors": [], "ids": {}}
     for column in layout:
         if not (cell := row.get(column.name)):

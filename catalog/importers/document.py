@@ -1,4 +1,4 @@
-"""The JSON that `hft export json` writes: what a list of papers can tell; claims, numbers and settings are not read."""
+"""The JSON that `hft export json` writes; of entries that are not whole, what a list of papers can tell."""
 
 import datetime
 import json
@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from json.decoder import JSONDecoder
 from typing import Any
 
+from pydantic import ValidationError
+
 from catalog.importers import table
 from catalog.importers.reading import Reading
+from catalog.schema import Paper
 
 FIX = "give the file that `hft export json` writes: an object with a list `papers`"
 SPACE = " \t\n\r"
@@ -30,9 +33,16 @@ def read(text: str, reading: Reading, today: datetime.date) -> None:
         if isinstance(entry, dict):
             cells = {table.plain(name): value for name, value in _cells(entry, "")}
             known = [(table.NAMES[name], value) for name, value in cells.items() if name in table.NAMES]
-            table.take(known, line, reading, today)
+            table.take(known, line, reading, today, _whole(entry))
         else:
             reading.complain(line, "json-entry", f"no paper: {json.dumps(entry)[:40]}", FIX)
+
+
+def _whole(entry: dict[str, Any]) -> Paper | None:
+    try:
+        return Paper.model_validate_json(json.dumps(entry))
+    except ValidationError:
+        return None
 
 
 def _cells(value: dict[str, Any], above: str) -> Iterator[tuple[str, str]]:

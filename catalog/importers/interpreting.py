@@ -40,6 +40,7 @@ def take(reference: Reference, reading: Reading, today: datetime.date) -> None:
             slug=reference.slug if re.fullmatch(ids.SLUG, reference.slug) else None,
             nickname=clean(reference.nickname) or None,
             unsure=tuple(dict.fromkeys((*unsure, *reference.unsure))),
+            entry=reference.entry,
         )
     )
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from catalog.candidates import Candidate
 from catalog.problems import Problem
+from catalog.schema import Paper
 from catalog.taxonomy import Guessable, PaperType, Stage
 
 
@@ -39,3 +40,4 @@ class Reference:
     slug: str = ""
     nickname: str = ""
     unsure: list[Guessable] = field(default_factory=list)
+    entry: Paper | None = None  # all of it, where the file is an export of a catalogue

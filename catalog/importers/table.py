@@ -6,9 +6,11 @@ import json
 import re
 from typing import get_args
 
+from catalog.exports import rows
 from catalog.importers import interpreting, keywords
 from catalog.importers.reading import Reading, Reference
 from catalog.problems import did_you_mean
+from catalog.schema import Paper
 from catalog.taxonomy import Guessable
 
 COLUMNS = {
@@ -41,7 +43,7 @@ OTHERS = set(
     "setting_access setting_harmful_data setting_adapts claims reported reproduction"
     " curation_added curation_source curation_checked curation_note".split()
 )
-"""Columns of `hft export csv` that are left to whoever reads the papers."""
+"""Columns of `hft export csv` that count only in a row that is a whole entry."""
 
 
 def plain(name: str) -> str:
@@ -54,16 +56,17 @@ def read(text: str, reading: Reading, today: datetime.date) -> None:
     lines = text.split("\n")
     head = next((number for number, line in enumerate(lines) if line.strip()), 0)
     delimiter = max(",;\t", key=lines[head].count)
-    rows = csv.reader((f"{line}\n" for line in lines[head:]), delimiter=delimiter, strict=True)
+    found = csv.reader((f"{line}\n" for line in lines[head:]), delimiter=delimiter, strict=True)
     names: list[str] | None = None
+    columns: list[str] = []
     start = head + 1
     try:
-        for row in rows:
+        for row in found:
             if names is None:
-                names = _names(row, start, reading)
+                names, columns = _names(row, start, reading), row
             elif any(cell.strip() for cell in row):
-                _row(row, names, start, reading, today)
-            start = head + rows.line_num + 1
+                _row(row, names, columns, start, reading, today)
+            start = head + found.line_num + 1
     except csv.Error as error:
         fix = 'close every quote, and write a quote within a cell as ""'
         reading.complain(start, "csv-syntax", f"no CSV from here on: {error}", fix)
@@ -80,7 +83,9 @@ def _names(row: list[str], line: int, reading: Reading) -> list[str]:
     return names
 
 
-def _row(row: list[str], names: list[str], line: int, reading: Reading, today: datetime.date) -> None:
+def _row(
+    row: list[str], names: list[str], columns: list[str], line: int, reading: Reading, today: datetime.date
+) -> None:
     if "title" not in names:
         return
     if len(row) != len(names):
@@ -88,11 +93,24 @@ def _row(row: list[str], names: list[str], line: int, reading: Reading, today: d
         reading.complain(line, "csv-cells", message, fix)
         return
     cells = [(name, cell.strip()) for name, cell in zip(names, row, strict=True) if name and cell.strip()]
-    take(cells, line, reading, today)
+    take(cells, line, reading, today, _whole(dict(zip(columns, row, strict=True))))
 
 
-def take(columns: list[tuple[str, str]], line: int, reading: Reading, today: datetime.date) -> None:
-    """Add to the reading the paper of a row, given as names of COLUMNS with their cells, none of them empty."""
+def _whole(row: dict[str, str]) -> Paper | None:
+    """The entry that a row of `hft export csv` is."""
+    try:
+        return rows.from_row(row) if row.get("id") else None
+    except ValueError:
+        return None
+
+
+def take(
+    columns: list[tuple[str, str]], line: int, reading: Reading, today: datetime.date, entry: Paper | None = None
+) -> None:
+    """Add to the reading the paper of a row, given as names of COLUMNS with their cells, none of them empty.
+
+    `entry` is the whole of it, if the row is one of an export.
+    """
     cells: dict[str, str] = {}
     for name, cell in columns:
         cells.setdefault(name, cell)
@@ -105,6 +123,7 @@ def take(columns: list[tuple[str, str]], line: int, reading: Reading, today: dat
         venue=" ".join(venue),
         slug=cells.get("slug", ""),
         nickname=cells.get("nickname", ""),
+        entry=entry,
     )
     for name, cell in columns:
         if name in ("arxiv", "doi", "openreview", "acl"):
