@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import chdtrc
+from scipy.special import chdtrc, fdtrc
 
 from catalog.meta.analysis import ChoiceError, Choices, Data
 from catalog.meta.clusters import claim_note
 from catalog.meta.heterogeneity import heterogeneity
-from catalog.meta.multilevel import robust_interval, three_level
+from catalog.meta.multilevel import robust_covariance, robust_interval, three_level
 from catalog.meta.pool import quantile, two_sided
 from catalog.meta.regress import Coefficient, Regression, dependent, regress
 from catalog.meta.robust import cr2
@@ -50,7 +50,7 @@ def regressed(data: Data, X: Matrix, names: Sequence[str], choices: Choices) -> 
         _coefficient(old.name, old.estimate, math.sqrt(float(covariance[at, at])), float(df[at]), choices.level)
         for at, old in enumerate(found.coefficients)
     ]
-    return _with(found, coefficients, covariance, len(parts))
+    return _with(found, coefficients, covariance, len(parts), robust=True)
 
 
 def _three_level(data: Data, X: Matrix, names: Sequence[str], choices: Choices) -> Regression:
@@ -79,7 +79,9 @@ def _three_level(data: Data, X: Matrix, names: Sequence[str], choices: Choices) 
         weights=(1 / (data.vi + between)) / (1 / (data.vi + between)).sum(),
         notes=tuple(notes),
     )
-    return _with(found, coefficients, fitted.covariance, len(set(clusters)))
+    robust = choices.ci == "cr2"
+    covariance = robust_covariance(fitted)[0] if robust else fitted.covariance
+    return _with(found, coefficients, covariance, len(set(clusters)), robust=robust)
 
 
 def _coefficient(name: str, estimate: float, se: float, df: float, level: float) -> Coefficient:
@@ -87,11 +89,21 @@ def _coefficient(name: str, estimate: float, se: float, df: float, level: float)
     return Coefficient(name, estimate, se, estimate - reach, estimate + reach, two_sided(estimate / se, df))
 
 
-def _with(found: Regression, coefficients: Sequence[Coefficient], covariance: Matrix, clusters: int) -> Regression:
-    """The regression with other coefficients; their Wald test is chi², which few clusters make too eager."""
+def _with(
+    found: Regression, coefficients: Sequence[Coefficient], covariance: Matrix, clusters: int, *, robust: bool
+) -> Regression:
+    """The regression with other coefficients.
+
+    With `robust` their Wald test is F with clusters - coefficients degrees of freedom, as metafor's `robust`, and none
+    where these are used up; else chi².
+    """
     estimates = np.array([one.estimate for one in coefficients[1:]])
     moderators = len(estimates)
     qm = float(estimates @ np.linalg.solve(covariance[1:, 1:], estimates)) if moderators else 0.0
+    df, qm_p = math.inf, float(chdtrc(moderators, qm)) if moderators else 1.0
+    if robust:
+        df, qm = float(clusters - len(coefficients)), qm / max(moderators, 1)
+        qm_p = float(fdtrc(moderators, df, qm)) if moderators and df > 0 else 1.0 if df > 0 else math.nan
     notes = [*found.notes, *filter(None, [claim_note(clusters)])]
     if moderators and clusters < CLUSTERS_PER_MODERATOR * moderators:
         notes.append(f"{clusters} clusters for {moderators} moderators: fewer than {CLUSTERS_PER_MODERATOR} each")
@@ -99,8 +111,8 @@ def _with(found: Regression, coefficients: Sequence[Coefficient], covariance: Ma
         coefficients=tuple(coefficients),
         qm=qm,
         qm_df=moderators,
-        qm_p=float(chdtrc(moderators, qm)) if moderators else 1.0,
-        df=math.inf,
+        qm_p=qm_p,
+        df=df,
         heterogeneity=found.heterogeneity,
         r2=found.r2,
         weights=found.weights,

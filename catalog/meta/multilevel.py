@@ -81,17 +81,22 @@ def robust_interval(fit: ThreeLevel, number: int = 0, level: float = 0.95) -> tu
     Below four degrees of freedom the interval is unreliable; for the pooled mean the t interval over cluster
     averages stands in, around its own estimate (design, section 3).
     """
-    data = fit.data
-    parts = np.split(np.arange(len(data.y)), data.cluster_starts[1:])
-    blocks = [marginal(data, fit.sigma2_cluster, fit.sigma2_level, part) for part in parts]
-    covariance, df = cr2(data.y, data.x, blocks, parts)
+    data, (covariance, df) = fit.data, robust_covariance(fit)
     found = interval(float(fit.coefficients[number]), float(covariance[number, number]) ** 0.5, df[number], level)
     if df[number] >= UNRELIABLE:
         return found, ()
     note = f"CR2 interval unreliable: {df[number]:.1f} degrees of freedom, fewer than {UNRELIABLE:.0f}"
-    if data.x.shape[1] > 1 or len(parts) < 2:
+    if data.x.shape[1] > 1 or len(data.cluster_starts) < 2:
         return found, (note,)
     return means_t(data.y, data.v, data.cluster, level), (f"{note}; t interval over cluster averages instead",)
+
+
+def robust_covariance(fit: ThreeLevel) -> tuple[Matrix, Vector]:
+    """Return the CR2 covariance of the coefficients, and the Satterthwaite degrees of freedom of each."""
+    data = fit.data
+    parts = np.split(np.arange(len(data.y)), data.cluster_starts[1:])
+    blocks = [marginal(data, fit.sigma2_cluster, fit.sigma2_level, part) for part in parts]
+    return cr2(data.y, data.x, blocks, parts)
 
 
 def nested(yi: Vector, vi: Vector, cluster: Sequence[str], level: Sequence[str], x: Matrix | None) -> Nested:

@@ -5,6 +5,7 @@ import random
 import xml.etree.ElementTree as ET
 
 import pytest
+from scipy import stats
 from typer.testing import CliRunner
 
 from catalog.cli import app
@@ -107,6 +108,23 @@ def test_a_permutation_test_stands_beside_the_p_values(answer):
     assert found["permutation"]["exact"]
     assert found["permutation"]["orderings"] == 24
     assert found["coefficients"][1]["p_permutation"] >= 1 / 24
+
+
+CLUSTERED = (
+    "study,yi,vi,site,year\nA,0.1,0.02,p,1\nB,0.3,0.05,p,2\nC,-0.2,0.04,q,3\nD,0.5,0.03,r,4\nE,0.4,0.03,r,5\n"
+    "F,0.2,0.02,s,6\nG,0.6,0.04,s,7\n"
+)
+
+
+@pytest.mark.parametrize("model", ["--model random --ci cr2 --cluster site", "--cluster site --level study"])
+def test_few_clusters_get_an_f_test_of_all_moderators(answer, model):
+    """Of one moderator it is the squared t, on clusters - 2 degrees of freedom (metafor, robust)."""
+    found = answer(f"regress --csv made.csv --yi yi --vi vi --mods year {model}", made=CLUSTERED)
+    slope = found["coefficients"][1]
+    assert found["qm"] == pytest.approx((slope["estimate"] / slope["se"]) ** 2, rel=1e-9)
+    assert (found["qm_df"], found["df"]) == (1, 2)
+    assert found["qm_p"] == pytest.approx(stats.f.sf(found["qm"], 1, 2), rel=1e-9)
+    assert found["qm_p"] > 2 * stats.chi2.sf(found["qm"], 1)  # what too few clusters would make too eager
 
 
 @pytest.mark.parametrize(
