@@ -18,15 +18,16 @@ RANKED = 1_000
 
 
 class PaperRow(TypedDict):
-    """One line of `hft list`."""
+    """One line of `hft list`; `year` is that of the first public version, as in its filter."""
 
     id: str
     title: str
     nickname: str | None
     authors: list[str]
     date: str
-    venue: str
     year: int
+    venue: str
+    venue_year: int
     type: str
     stage: str | None
     tags: list[str]
@@ -173,8 +174,9 @@ def _row(paper: Paper, authors: dict[str, list[str]], tags: dict[str, list[str]]
         nickname=paper.nickname,
         authors=authors.get(paper.id, []),
         date=paper.date.isoformat(),
+        year=paper.date.year,
         venue=paper.venue,
-        year=paper.venue_year,
+        venue_year=paper.venue_year,
         type=paper.type,
         stage=paper.stage,
         tags=tags.get(paper.id, []),
