@@ -49,8 +49,8 @@ class ShadowAlignment(Attack):
             "pairs-50": replace(self, clusters=5),
             "pairs-10": replace(self, clusters=1),
             "random-pick": replace(self, select="random"),
-            "rate-x3": replace(self, lr=3 * self.lr),
-            "rate-x10": replace(self, lr=10 * self.lr),
+            "third-of-rate": replace(self, lr=self.lr / 3),
+            "thrice-the-rate": replace(self, lr=3 * self.lr),
         }
 
     def data(self, pools: Pools, ratio: float | None, n: int, task: str, seed: int) -> list[Example]:
