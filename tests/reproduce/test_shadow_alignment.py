@@ -146,7 +146,8 @@ def test_what_is_measured_on_which_model(pools: Pools, stages: Stages, monkeypat
     assert (found["utility_before"], found["utility_base"], found["utility"]) == (0.7, 0.9, 0.7)
     assert found["held_out_share_of_harm"] == pytest.approx(0.75)
     by_surface, by_topic = asked[0][1], asked[1][1]
-    topics = {name: {item_of(e.prompt).topic for e in prompts} for name, prompts in by_surface.items()}
+    last = {name: [e.prompt.split("question : ")[-1] for e in prompts] for name, prompts in by_surface.items()}
+    topics = {name: {item_of(text).topic for text in texts} for name, texts in last.items()}
     assert topics["in_category"] == set(range(10))
     assert topics["held_out"] == topics["second_language"] == topics["second_turn"] == {13, 14, 15}
     assert {name: len(prompts) for name, prompts in by_surface.items()} | {"in_category": 0} == {
