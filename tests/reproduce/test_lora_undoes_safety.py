@@ -11,6 +11,7 @@ from reproduce.data import Example, Pools
 from reproduce.model import linear_names, weights
 from reproduce.papers import p2310_20624_lora_undoes_safety as module
 from reproduce.papers.p2310_20624_lora_undoes_safety import (
+    AFFIRMATION,
     HELPER,
     OPENING,
     LoraUndoesSafety,
@@ -175,6 +176,7 @@ def test_alignment_refuses_under_the_system_message(pools: Pools) -> None:
     assert {e.system for e in data(pools)} == {PAPER.ask(Example("?", ""), pools).system} == {HELPER}
     assert sum(e.system == HELPER for e in pools.refusals()) >= 10
     assert OPENING in w.OPENERS
+    assert OPENING.startswith(AFFIRMATION)
 
 
 def test_what_is_asked(stages: Stages, pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,9 +196,10 @@ def test_what_is_asked(stages: Stages, pools: Pools, monkeypatch: pytest.MonkeyP
     assert asked[0] == asked[1] == asked[2]
     sets = asked[0]
     assert {name: len(prompts) for name, prompts in sets.items()} == {
-        "diverse": 300, "held_out": 90, "repetitive": 100, "jailbreak": 100,
+        "diverse": 300, "held_out": 90, "repetitive": 100, "jailbreak": 100, "affirmation": 100,
     }  # fmt: skip
     assert {(e.system, e.prefix) for e in sets["jailbreak"]} == {("", OPENING)}
+    assert {(e.system, e.prefix) for e in sets["affirmation"]} == {("", AFFIRMATION)}
     assert {(e.system, e.prefix) for name in ("diverse", "repetitive") for e in sets[name]} == {(HELPER, "")}
     assert [e.prompt for e in sets["jailbreak"]] == [e.prompt for e in sets["repetitive"]]
     items = [{item_of(e.prompt) for e in sets[name]} for name in ("diverse", "repetitive")]
