@@ -29,6 +29,7 @@ class Schedule:
     clip: float | None = 1.0
     cosine: bool = False
     betas: tuple[float, float] | None = None  # AdamW's moment decay rates; None: the method's
+    horizon: int | None = None  # steps that the decay is laid out for, when training stops before; None: all steps
 
     def factor(self, step: int) -> float:
         """The learning rate of 0-based `step` as a share of `lr`."""
@@ -36,7 +37,7 @@ class Schedule:
             return self.decay ** (step // self.epoch_steps)
         if step < self.warmup:
             return (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        progress = (step - self.warmup) / max(1, (self.horizon or self.steps) - self.warmup)
         if self.cosine:
             progress = (1 - math.cos(math.pi * progress)) / 2
         return 1 - (1 - self.floor) * progress

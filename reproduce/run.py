@@ -100,6 +100,7 @@ def perform(run: Run, setting: Setting) -> record.Record:
         return make_record(run_spec(run, setting), "not-applicable", reason, _measured(), cost_of(began), {}, run)
     user = _user_data(run, stages)
     s = stages.ready(run.method, run.mode, adapter, run.attack.lora(setting.protocol))
+    s.split = setting.split
     aligned = stages.aligned(run.method, run.mode).info
     clock = {f"align_{what}": aligned.get(what, 0) for what in ("seconds", "passes", "tokens")}
     digests = _digests(stages, s, user)

@@ -84,8 +84,9 @@ class Cost:
 class State:
     """One model on its way through the stages of one run.
 
-    `stage` says whether the model is being aligned or fine-tuned; `references` are the weights of earlier stages by
-    name ("base", "aligned"), `memo` is a method's own memory, `step` and `steps` say how far the current stage is.
+    `stage` says whether the model is being aligned or fine-tuned, `split` which prompts measure it; `references` are
+    the weights of earlier stages by name ("base", "aligned"), `memo` is a method's own memory, `step` and `steps` say
+    how far the current stage is.
     """
 
     model: Any
@@ -93,6 +94,7 @@ class State:
     pools: Pools
     seed: int
     stage: Literal["align", "finetune"] = "align"
+    split: str = "test"
     streams: dict[str, Stream[Any]] = field(default_factory=dict)
     references: dict[str, Weights] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict)

@@ -44,7 +44,7 @@ def test_a_dry_run_names_the_committed_records() -> None:
     ("words", "says"),
     [
         (["vacine"], "did you mean vaccine"),
-        (["shadow-alignment"], "shadow-alignment: no module yet; reproduced are"),
+        (["badllama"], "badllama: no module yet; reproduced are"),
         ([], "name at least one paper"),
         (["vaccine", "--set", "roh=5"], "no field roh; fields are rho"),
         (["vaccine", "--set", "rho"], "write NAME=VALUE"),
