@@ -93,7 +93,9 @@ def list_papers(
     if as_json:
         emit(rows)
         return
-    shown = [(r["id"], r["date"], r["type"], r["stage"] or "", f"{r['venue']} {r['venue_year']}", r["status"]) for r in rows]
+    shown = [
+        (r["id"], r["date"], r["type"], r["stage"] or "", f"{r['venue']} {r['venue_year']}", r["status"]) for r in rows
+    ]
     table(["id", "date", "type", "stage", "venue", "status"], shown)
     typer.echo(f"{len(rows)} papers")
 
