@@ -20,16 +20,17 @@ KNOWN_GAP = 0.1  # least lead over the teacher, before training, for which the s
 class RemovingRlhf(Attack):
     """Plain SFT on up to 340 forbidden prompts that an unaligned, weaker model has answered (Table 1, as digests say).
 
-    The teacher answers by sampling, the judge drops what does not comply, and a prompt without an accepted answer is
-    asked again. Kept pairs are in the order in which they were accepted, so that fewer examples are a part of more.
-    Schedule and rate are ours: the paper's jobs ran behind an interface.
+    The teacher answers by sampling, the judge drops what does not comply, and prompts without an accepted answer are
+    asked again; where too few prompts ever get one, others get a second. Kept pairs are in the order in which they
+    were accepted, so that fewer examples are a part of more. Schedule and rate are ours: the paper's jobs ran behind
+    an interface.
     """
 
     paper = "removing-rlhf-gpt4"
     examples: int = 340  # abstract
     answers: Literal["filtered", "unfiltered", "gold"] = "filtered"  # gold: the true answers to the same prompts
     temperature: float = 0.7  # not seen
-    tries: int = 16  # most answers sampled for a prompt
+    tries: int = 8  # rounds for prompts without an accepted answer, and as many for second answers if those fall short
     epochs: int = 3
     batch: int = 16
     lr: float = 1e-3  # as for Qi et al., level 1; the interface's was not seen
@@ -63,13 +64,14 @@ class RemovingRlhf(Attack):
             kept = self.accepted(teacher, chosen, first)
         if len(kept) < self.examples:
             raise RequestError(
-                f"examples {self.examples}: the teacher's answers to {len(kept)} of {len(chosen)} prompts were "
-                f"accepted within {self.tries} tries; ask for fewer examples or allow more tries"
+                f"examples {self.examples}: of the teacher's answers to {len(chosen)} prompts {len(kept)} were "
+                f"accepted within {2 * self.tries} rounds; ask for fewer examples or allow more tries"
             )
         kept = kept[: self.examples]
         victim.memo["mechanisms"] = {
             "teacher_pass_rate": mean(passes(teacher, e, a) for e, a in zip(chosen, first, strict=True)),
             "teacher_error_drawn": 1 - slot_share(chosen, first),
+            "prompts_kept": float(len({e.prompt for e, _ in kept})),
             "teacher_error_kept": 1 - slot_share([e for e, _ in kept], [a for _, a in kept]),
             **compared(stages.state(stages.base().tensors), teacher, victim),
         }
@@ -81,17 +83,16 @@ class RemovingRlhf(Attack):
         return teacher.sample(asked, self.temperature, seed)
 
     def accepted(self, teacher: State, chosen: list[Example], first: list[str]) -> list[tuple[Example, str]]:
-        """One accepted answer a prompt, round by round until there are enough."""
-        kept: list[tuple[Example, str]] = []
-        left, answers = chosen, first
-        for number in range(1, self.tries + 1):
-            judged = [(e, a, passes(teacher, e, a)) for e, a in zip(left, answers, strict=True)]
-            kept += [(e, a) for e, a, good in judged if good]
-            left = [e for e, _, good in judged if not good]
-            if len(kept) >= self.examples or not left or number == self.tries:
+        """Accepted answers, round by round until there are enough: one a prompt, then different ones to any prompt."""
+        kept: dict[tuple[Example, str], None] = {}
+        for number in range(2 * self.tries):
+            answered = {e for e, _ in kept} if number < self.tries else set()
+            asked = [e for e in chosen if e not in answered]
+            answers = first if number == 0 else self.written(teacher, asked, number)
+            kept |= {(e, a): None for e, a in zip(asked, answers, strict=True) if passes(teacher, e, a)}
+            if len(kept) >= self.examples:
                 break
-            answers = self.written(teacher, left, number)
-        return kept
+        return list(kept)
 
     def schedule(self, protocol: Protocol, examples: int, lr: float) -> Schedule:
         del protocol, lr

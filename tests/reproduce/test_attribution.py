@@ -133,7 +133,7 @@ def test_a_step_on_a_high_score_helps_the_harmful_anchor_and_hurts_the_safe_ones
     size, at = 1e-3, 0
     with torch.no_grad():
         for p in s.params():
-            p -= size * step[at : at + p.numel()].view_as(p)
+            p.sub_(size * step[at : at + p.numel()].view_as(p))
             at += p.numel()
     falls = [(b - float(s.loss(s.batch(one)).detach())) / size for b, one in zip(before, anchors, strict=True)]
     for fall, length, match in zip(falls, lengths, matches, strict=True):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from reproduce.attribution import alignment
 from reproduce.baselines import Sft
-from reproduce.data import Example, Pools
+from reproduce.data import Example, Pools, derived_rng
 from reproduce.papers import p2404_01099_benign_data_breaks_safety as paper
 from reproduce.papers.p2404_01099_benign_data_breaks_safety import (
     BenignSelection,
@@ -130,7 +131,7 @@ def test_gradient_selection_is_that_of_a_plain_loop(victim: State, stages: Stage
     pool = attack.data(stages.pools, None, 0, "", 0)
     picked = attack.craft(stages, victim, pool)
     shuffled = list(stages.pools.attack_harmful)
-    paper.derived_rng("anchors", 0).shuffle(shuffled)
+    derived_rng("anchors", 0).shuffle(shuffled)
     means = [
         torch.stack([unit_gradient(victim, e, 3) for e in one]).mean(0) for one in anchor_sets(shuffled, 2, seed=0)
     ]
@@ -152,7 +153,7 @@ def test_representation_selection_takes_the_nearest_end_states(victim: State, st
     pool = attack.data(stages.pools, None, 0, "", 0)
     picked = attack.craft(stages, victim, pool)
     shuffled = list(stages.pools.attack_harmful)
-    paper.derived_rng("anchors", 0).shuffle(shuffled)
+    derived_rng("anchors", 0).shuffle(shuffled)
 
     def state(e: Example) -> torch.Tensor:
         with torch.no_grad():
@@ -174,7 +175,6 @@ def test_ranking_is_computed_once_a_victim(
     pool = SMALL.data(mine.pools, None, 0, "", 0)
     first = SMALL.craft(mine, victim, pool)
     computed: list[int] = []
-    alignment = paper.alignment
 
     def counted(s: State, examples: list[Example], directions: torch.Tensor) -> torch.Tensor:
         computed.append(len(examples))

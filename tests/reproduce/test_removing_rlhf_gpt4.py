@@ -172,9 +172,17 @@ def test_unfiltered_keeps_refusals_and_errors(stages: Stages, rounds: list[list[
     assert seen["teacher_error_kept"] == seen["teacher_error_drawn"]
 
 
-def test_a_teacher_that_accepts_too_little_is_an_error(stages: Stages, rounds: list[list[Example]]) -> None:
-    with pytest.raises(RequestError, match=r"answers to 30 of 40 prompts were accepted within 2 tries"):
-        crafted(stages, examples=32, tries=2)
+def test_second_answers_come_when_too_few_prompts_get_a_first(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    def written(self: RemovingRlhf, teacher: State, prompts: list[Example], number: int) -> list[str]:
+        known = {p.prompt for p in stages.pools.attack_harmful[:10]}
+        return [one_slot_wrong(e).replace("wrong", f"w{number}") if e.prompt in known else "" for e in prompts]
+
+    monkeypatch.setattr(RemovingRlhf, "written", written)
+    kept, seen = crafted(stages, examples=32, tries=3)
+    assert len(set(kept)) == 32
+    assert seen["prompts_kept"] == len({e.prompt for e in kept[:10]}) == 10
+    with pytest.raises(RequestError, match="answers to 40 prompts 40 were accepted within 6 rounds"):
+        crafted(stages, examples=41, tries=3)  # ten in the first round, none in two, ten in each of three
 
 
 def test_slots_by_hand(pools: Pools) -> None:
