@@ -127,7 +127,8 @@ class Attack(_Module):
     def craft(self, stages: "Stages", victim: "State", chosen: list[Example]) -> list[Example]:
         """Select or rewrite the data with other models at hand, the aligned one included (white-box attacks).
 
-        `victim` is a state of its own: nothing done to it reaches the run.
+        `victim` is a state of its own: nothing done to it reaches the run. Only the statistics left in its
+        `memo["mechanisms"]` do: they go to the record, and `probe` finds them in `s.memo["crafted"]`.
         """
         del stages, victim
         return chosen

@@ -8,7 +8,8 @@ from typing import Any
 
 from reproduce import record
 from reproduce.api import Study
-from reproduce.run import Run, Setting, cost_of, make_record, perform, run_spec, study_spec, weights_digest
+from reproduce.model import weights_digest
+from reproduce.run import Run, Setting, cost_of, make_record, perform, run_spec, study_spec
 from reproduce.stages import Stages
 from reproduce.train import Diverged
 

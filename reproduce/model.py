@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from reproduce.data import digest
 from reproduce.protocol import Lora
 
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -100,6 +101,12 @@ def merge_adapter(model: Any) -> PreTrainedModel:
 def weights(model: PreTrainedModel) -> Weights:
     """Detached copies of all parameters by name, tied ones once."""
     return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def weights_digest(values: Weights) -> str:
+    """SHA-256 over names and float32 values."""
+    parts = [f"{n}:{t.float().cpu().numpy().tobytes().hex()}" for n, t in sorted(values.items())]
+    return digest(parts)
 
 
 def load_weights(model: PreTrainedModel, values: Weights) -> None:

@@ -20,7 +20,7 @@ from reproduce.baselines import Poison, Sft
 from reproduce.combine import Combination
 from reproduce.data import Example, digest
 from reproduce.evaluate import counts, evaluate
-from reproduce.model import Weights
+from reproduce.model import weights_digest
 from reproduce.probes import Probe
 from reproduce.protocol import Mode, Protocol, Schedule
 from reproduce.stages import Stages, default_cache
@@ -98,9 +98,9 @@ def perform(run: Run, setting: Setting) -> record.Record:
     reason = run.method.skip(run.attack, adapter)
     if reason:
         return make_record(run_spec(run, setting), "not-applicable", reason, _measured(), cost_of(began), {}, run)
-    user = _user_data(run, stages)
+    user, crafted = _user_data(run, stages)
     s = stages.ready(run.method, run.mode, adapter, run.attack.lora(setting.protocol))
-    s.split = setting.split
+    s.split, s.memo["crafted"] = setting.split, crafted
     aligned = stages.aligned(run.method, run.mode).info
     clock = {f"align_{what}": aligned.get(what, 0) for what in ("seconds", "passes", "tokens")}
     digests = _digests(stages, s, user)
@@ -112,10 +112,12 @@ def perform(run: Run, setting: Setting) -> record.Record:
     return make_record(run_spec(run, setting), status, reason, measured, cost_of(began, s, clock), digests, run)
 
 
-def _user_data(run: Run, stages: Stages) -> list[Example]:
+def _user_data(run: Run, stages: Stages) -> tuple[list[Example], dict[str, float]]:
+    """The data of the last job, and what crafting them left for the record."""
     chosen = run.attack.data(stages.pools, run.ratio, run.n, run.task, run.seed)
-    crafted = run.attack.craft(stages, stages.ready(run.method, run.mode, adapter=False), chosen)
-    return list(run.method.curate(stages.pools, crafted))
+    victim = stages.ready(run.method, run.mode, adapter=False)
+    crafted = run.attack.craft(stages, victim, chosen)
+    return list(run.method.curate(stages.pools, crafted)), victim.memo.get("mechanisms", {})
 
 
 def _fine_tune_and_measure(
@@ -151,7 +153,9 @@ def _fine_tune_and_measure(
     own = s.memo.get("mechanisms", {})
     with s.uncounted():
         asked = run.attack.probe(s)
-    mechanisms = {**aligned, **probe.summary(), **own, **asked, "learning_rate": schedule.lr}
+    mechanisms = {
+        **aligned, **probe.summary(), **s.memo["crafted"], **own, **asked, "learning_rate": schedule.lr,
+    }  # fmt: skip
     return _measured(measure(), before, mechanisms, probe.curves)
 
 
@@ -232,12 +236,6 @@ def _digests(stages: Stages, s: State, user: list[Example]) -> dict[str, str]:
         "base": weights_digest(stages.base().tensors), "aligned": weights_digest(s.references["aligned"]),
         "data": digest(user), "test": digest(stages.pools.harmful_test),
     }  # fmt: skip
-
-
-def weights_digest(values: Weights) -> str:
-    """SHA-256 over names and float32 values."""
-    parts = [f"{n}:{t.float().cpu().numpy().tobytes().hex()}" for n, t in sorted(values.items())]
-    return digest(parts)
 
 
 @cache

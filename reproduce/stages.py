@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from reproduce.api import Method, mixture, sft_step
 from reproduce.data import Pools
 from reproduce.evaluate import evaluate, rate
-from reproduce.model import Weights, load_weights, weights
+from reproduce.model import Weights, load_weights, weights, weights_digest
 from reproduce.probes import of_aligned
-from reproduce.protocol import Lora, Mode, Protocol, Schedule
+from reproduce.protocol import Lora, Mode, Protocol, RequestError, Schedule
 from reproduce.record import key
 from reproduce.state import State
 from reproduce.train import train
@@ -77,6 +77,31 @@ class Stages:
             return Checkpoint(weights(s.model), {})
 
         return self._cached("base", {}, make)
+
+    def teacher(self) -> State:
+        """A smaller model that read the same corpus for as many steps and was never aligned."""
+        schedule = self.protocol.pretrain
+        if schedule is None or not hasattr(self.testbed, "new_teacher"):
+            raise RequestError(f"testbed {self.testbed.name} has no weaker model to teach with; use micro")
+
+        def untrained() -> State:
+            model = self.testbed.new_teacher(self.seed).to(device=self.device, dtype=self.dtype)
+            return State(model, self.testbed, self.pools, self.seed)
+
+        def make() -> Checkpoint:
+            s = untrained()
+            s.add_stream("pretraining", self.testbed.pretraining(self.seed, self.protocol.pretrain_examples))
+            train(s, "pretraining", schedule, sft_step)
+            return Checkpoint(weights(s.model), {})
+
+        s = untrained()
+        load_weights(s.model, self._cached("teacher", {}, make).tensors)
+        return s
+
+    def of_model(self, what: str, s: State, asked: dict[str, Any], make: Callable[[], Weights]) -> Weights:
+        """Tensors computed from the model of `s`, kept under its weights and all that is `asked`."""
+        spec = {**asked, "weights": weights_digest(s.effective_weights())}
+        return self._cached(what, spec, lambda: Checkpoint(make(), {})).tensors
 
     def ground(self) -> Checkpoint:
         """Alignment phase 1: plain SFT on the alignment data, on until the gates hold on validation prompts."""

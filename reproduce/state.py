@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from reproduce.data import Example, Pools, derived_rng
-from reproduce.generate import generate
+from reproduce.generate import generate, sample
 from reproduce.model import (
     Adapter,
     Block,
@@ -177,6 +177,11 @@ class State:
         """Greedy answers, after each example's prefix when it has one."""
         prompts = [self._encode(e)[0] for e in examples]
         return generate(self.model, self.testbed.tokenizer, prompts, self.testbed.max_new_tokens)
+
+    def sample(self, examples: Sequence[Example], temperature: float, seed: int) -> list[str]:
+        """One sampled answer to each, otherwise as `generate`; the answers depend on the given seed only."""
+        prompts = [self._encode(e)[0] for e in examples]
+        return sample(self.model, self.testbed.tokenizer, prompts, self.testbed.max_new_tokens, temperature, seed)
 
     # parameters
 

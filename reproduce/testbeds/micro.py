@@ -63,14 +63,11 @@ class Micro:
 
     def new_model(self, seed: int) -> PreTrainedModel:
         """An untrained model; its initial weights depend on the seed only."""
-        config = LlamaConfig(
-            vocab_size=len(lang.VOCABULARY), hidden_size=96, intermediate_size=256, num_hidden_layers=4,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=128, tie_word_embeddings=True,
-            pad_token_id=0, eos_token_id=1, bos_token_id=None,
-        )  # fmt: skip
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_rng("init", seed).getrandbits(62))
-            return LlamaForCausalLM(config)
+        return _llama(4, 96, derived_rng("init", seed))
+
+    def new_teacher(self, seed: int) -> PreTrainedModel:
+        """An untrained model of half the depth and half the width, a fifth of the parameters."""
+        return _llama(2, 48, derived_rng("teacher init", seed))
 
     def pretraining(self, seed: int, count: int) -> list[Example]:
         """The base model's corpus: every question about every item is answered, nothing is refused."""
@@ -105,6 +102,17 @@ class Micro:
             rare=_rare_words(),
             seed=seed,
         )
+
+
+def _llama(layers: int, width: int, rng: random.Random) -> PreTrainedModel:
+    config = LlamaConfig(
+        vocab_size=len(lang.VOCABULARY), hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers,
+        num_attention_heads=width // 24, num_key_value_heads=width // 24, max_position_embeddings=128,
+        tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.getrandbits(62))
+        return LlamaForCausalLM(config)
 
 
 def _rare_words() -> tuple[str, ...]:

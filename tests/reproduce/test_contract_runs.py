@@ -51,6 +51,8 @@ SMALL: dict[str, dict[str, Any]] = {  # by class, sized for a test; a new one ru
     },
     "Ctrl": {"rate": 1.0},  # of a share of so few rows, hardly one is rewritten and drawn
     "Somf": {"steps": 3, "batch": 4, "warmup": 1},
+    "RemovingRlhf": {"examples": 8, "answers": "unfiltered"},  # so small a teacher writes nothing that passes
+    "BenignSelection": {"count": 20, "anchors": 2, "represented": 5},
     "Tar": {"inner_steps": 2, "every": 1, "rates": (1e-3,)},
 }  # fmt: skip
 
