@@ -79,9 +79,11 @@ class ReversePreference(Study):
     paper = "reverse-preference-attacks"
     n: int = 1000  # pairs shown in one epoch (code: 1000 of 1000; the attacker's 400 come round 2.5 times)
     batch: int = 8  # code: 8
-    lr: float = 6e-4  # of SFT (code: 3e-5 for 7B)
-    lr_dpo: float = 6e-4
-    lr_ppo: float = 6e-4
+    # Rates (code: 3e-5 for 7B): of 20, 10 and 3.3 times the code's, the largest at which the undefended attack leaves
+    # at most 10 % incoherent answers on validation prompts of base 90.
+    lr: float = 6e-4  # of SFT
+    lr_dpo: float = 1e-4  # 34 % incoherent at 6e-4, 11.5 % at 3e-4
+    lr_ppo: float = 3e-4
     beta: float = 0.1  # of DPO (code: 0.1)
     betas: tuple[float, ...] = (0.01, 0.1, 0.25, 0.5, 1.0)  # of the sweep (code: also 0.75, 0.9)
     updates: int = 40  # rollouts of PPO
@@ -248,21 +250,22 @@ class Bench:
     ) -> Objective:
         """PPO on the adversarial reward, less a cost where the defense has one."""
         study = self.study
-        multiplier = Lagrangian(study.lambda_c, study.eta, study.limit, study.most)
+        constrained = defense == "safe_rlhf"
+        multiplier = Lagrangian(study.lambda_c, study.eta, study.limit, study.most) if constrained else None
 
         def score(drawn: Sequence[Example]) -> Tensor:
             reward = self.reward(drawn)
-            if defense not in EXPLICIT:
-                return reward
-            cost = self.cost(drawn)
             if defense == "reward_shaping":
-                return reward - study.lambda_c * cost
-            multiplier.update(float(cost.mean()))
-            return multiplier.signal(reward, cost)
+                return reward - study.lambda_c * self.cost(drawn)
+            if multiplier:
+                cost = self.cost(drawn)
+                multiplier.update(float(cost.mean()))
+                return multiplier.signal(reward, cost)
+            return reward
 
         how = Ppo(epochs=epochs, kl=study.kl, tokens=study.tokens, value_lr=study.value_lr)
         learner = Learner(s, reference, score, how)
-        curves |= {**learner.curves, "lambda": multiplier.path}
+        curves |= {**learner.curves, "lambda": multiplier.path if multiplier else []}
         return lambda batch: learner.loss(batch.examples)
 
     @torch.no_grad()

@@ -38,7 +38,7 @@ def bench(setting: Setting, tmp_path: Path) -> Bench:
     return Bench(Lab(setting, 0, tmp_path), SMALL)
 
 
-class Trained(Exception):  # noqa: N818
+class Trained(Exception):
     """What a cell would have trained."""
 
 
