@@ -190,22 +190,19 @@ def test_values_start_at_zero_learn_returns_and_leave_the_model_alone(s: State, 
 
 
 def test_ppo_raises_its_score(s: State, prompts: list[Example]) -> None:
-    """Reward for one word of the first token: its probability rises from 1 in 1000 words' worth to most of the mass."""
-    word = "lamp"
+    """Reward for an answer whose word comes early in the alphabet: such words become likelier."""
 
-    def liked(answered: Sequence[Example]) -> Tensor:
-        return torch.tensor([float(e.answer.split()[:1] < [word]) for e in answered])
+    def early(answered: Sequence[Example]) -> Tensor:
+        return torch.tensor([float(e.answer < "lamp") for e in answered])
 
-    learner = Learner(s, weights(s.model), liked, Ppo(epochs=2, kl=0.0, tokens=1, value_lr=1e-2))
+    learner = Learner(s, weights(s.model), early, Ppo(epochs=2, kl=0.0, tokens=1, value_lr=1e-2))
     optimiser = torch.optim.AdamW(s.params(), lr=1e-2)
     for _ in range(40):
         optimiser.zero_grad()
         s.backward(learner.loss(prompts * 10))
         optimiser.step()
     scores = learner.curves["score"]
-    assert scores[0] < 0.8
-    assert scores[-1] > 0.95
-    assert sum(scores[:3]) < sum(scores[-3:])
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.2
 
 
 def test_a_large_penalty_keeps_the_policy_where_it_is(s: State, prompts: list[Example]) -> None:
