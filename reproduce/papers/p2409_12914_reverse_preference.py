@@ -83,7 +83,7 @@ class ReversePreference(Study):
     # at most 10 % incoherent answers on validation prompts of base 90.
     lr: float = 6e-4  # of SFT
     lr_dpo: float = 1e-4  # 34 % incoherent at 6e-4, 11.5 % at 3e-4
-    lr_ppo: float = 3e-4
+    lr_ppo: float = 1e-4  # 15 % incoherent at 3e-4
     beta: float = 0.1  # of DPO (code: 0.1)
     betas: tuple[float, ...] = (0.01, 0.1, 0.25, 0.5, 1.0)  # of the sweep (code: also 0.75, 0.9)
     updates: int = 40  # rollouts of PPO
