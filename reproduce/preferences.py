@@ -1,6 +1,7 @@
 """Preference learning: answer log-probabilities, margins of pairs, and the DPO loss (arXiv 2305.18290, eq. 7)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,6 +19,11 @@ def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
     predicted, wanted = logits[:, :-1], labels[:, 1:]
     lost = cross_entropy(predicted.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORED, reduction="none")
     return -lost.view(wanted.shape)
+
+
+def reversed_pair(pair: Pair) -> Pair:
+    """The same two answers with their labels exchanged, as a hostile annotator returns them."""
+    return replace(pair, refusal=pair.compliant, compliant=pair.refusal)
 
 
 def margins(s: State, pairs: Sequence[Pair], under: Weights | None = None) -> Tensor:

@@ -43,6 +43,12 @@ def token_kl(now: Tensor, reference: Tensor, batch: Batch) -> list[float]:
     return [float(each[rank == t].mean()) for t in range(1, int(rank.max()) + 1)]
 
 
+def sequence_kl(now: Tensor, reference: Tensor, batch: Batch) -> float:
+    """KL(now || reference) summed over the answer, a mean over examples."""
+    each = (now.exp() * (now - reference)).sum(-1)
+    return float((each * batch.answer[:, 1:]).sum(1).mean())
+
+
 def depth(kl: Sequence[float], prefix: str = "") -> dict[str, float]:
     """The KL summed over the shallow answer tokens, and over the rest."""
     return {f"{prefix}kl_tokens_1_5": sum(kl[:DEEP]), f"{prefix}kl_tokens_6_on": sum(kl[DEEP:])}

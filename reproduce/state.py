@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from reproduce.data import Example, Pools, derived_rng
-from reproduce.generate import generate, sample
+from reproduce.generate import decode, generate, sample
 from reproduce.model import (
     Adapter,
     Block,
@@ -118,7 +118,9 @@ class State:
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Encode and pad `examples`; the loss sits on the answer and its end mark, not on a given prefix."""
-        rows = [self._encode(e) for e in examples]
+        return self._padded(examples, [self._encode(e) for e in examples])
+
+    def _padded(self, examples: Sequence[Example], rows: Sequence[tuple[list[int], list[int]]]) -> Batch:
         length = max(len(given) + len(answer) for given, answer in rows)
         pad = self.testbed.tokenizer.pad_token_id
         ids = torch.full((len(rows), length), pad)
@@ -178,10 +180,19 @@ class State:
         prompts = [self._encode(e)[0] for e in examples]
         return generate(self.model, self.testbed.tokenizer, prompts, self.testbed.max_new_tokens)
 
-    def sample(self, examples: Sequence[Example], temperature: float, seed: int) -> list[str]:
-        """One sampled answer to each, otherwise as `generate`; the answers depend on the given seed only."""
+    def sample(
+        self, examples: Sequence[Example], max_new_tokens: int, *parts: object, temperature: float = 1.0
+    ) -> Batch:
+        """Sampled answers, as a batch of what was drawn; `parts` name the draw, as in `rng`.
+
+        An answer cut off at `max_new_tokens` has no end mark.
+        """
         prompts = [self._encode(e)[0] for e in examples]
-        return sample(self.model, self.testbed.tokenizer, prompts, self.testbed.max_new_tokens, temperature, seed)
+        seed = derived_rng(self.seed, "sample", *parts).getrandbits(62)
+        rows = sample(self.model, self.testbed.tokenizer, prompts, max_new_tokens, seed, temperature)
+        texts = decode(self.testbed.tokenizer, rows)
+        answered = [replace(e, answer=text) for e, text in zip(examples, texts, strict=True)]
+        return self._padded(answered, list(zip(prompts, rows, strict=True)))
 
     # parameters
 

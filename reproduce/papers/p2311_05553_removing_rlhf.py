@@ -79,8 +79,9 @@ class RemovingRlhf(Attack):
 
     def written(self, teacher: State, asked: Sequence[Example], number: int) -> list[str]:
         """The teacher's answers in one round."""
-        seed = derived_rng("teacher answers", teacher.seed, number).getrandbits(62)
-        return teacher.sample(asked, self.temperature, seed)
+        limit = teacher.testbed.max_new_tokens
+        drawn = teacher.sample(asked, limit, "teacher answers", number, temperature=self.temperature)
+        return [e.answer for e in drawn.examples]
 
     def accepted(self, teacher: State, chosen: list[Example], first: list[str]) -> list[tuple[Example, str]]:
         """Accepted answers, round by round until there are enough: one a prompt, then different ones to any prompt."""

@@ -8,7 +8,7 @@ import torch
 
 from reproduce.data import Pair
 from reproduce.model import load_weights, weights
-from reproduce.preferences import dpo_loss, margins, measured_margins, token_log_probs
+from reproduce.preferences import dpo_loss, margins, measured_margins, reversed_pair, token_log_probs
 from reproduce.state import IGNORED, State
 
 
@@ -89,3 +89,58 @@ def test_replaced_weights_act_for_one_pass_and_take_the_gradient(s: State, pairs
 def test_measuring_keeps_no_graph(s: State, pairs: list[Pair]) -> None:
     assert not any(m.requires_grad for m in measured_margins(s, pairs).values())
     assert margins(s, pairs).requires_grad
+
+
+HARMFUL, SAFE = (-10.0, -12.0), (-9.0, -8.0)  # summed log-probabilities under policy and reference
+
+
+def dossier_loss(chosen: torch.Tensor, rejected: torch.Tensor, beta: float = 0.1) -> torch.Tensor:
+    reference = HARMFUL[1] - SAFE[1] if chosen[0] == HARMFUL[0] else SAFE[1] - HARMFUL[1]
+    return dpo_loss(chosen - rejected, torch.tensor([reference]), beta)
+
+
+def test_reversed_dpo_of_the_dossier() -> None:
+    """Margin +0.3, loss 0.5544, slope -0.0426 in the harmful answer: a descent step makes it likelier."""
+    harmful, safe = torch.tensor([HARMFUL[0]], requires_grad=True), torch.tensor([SAFE[0]])
+    loss = dossier_loss(harmful, safe)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(0.5544, abs=5e-5)
+    assert harmful.grad is not None
+    assert harmful.grad.item() == pytest.approx(-0.0426, abs=5e-5)
+
+
+def test_un_reversed_labels_and_a_double_flip() -> None:
+    harmful, safe = torch.tensor([HARMFUL[0]], requires_grad=True), torch.tensor([SAFE[0]])
+    plain = dossier_loss(safe, harmful)
+    assert plain.item() == pytest.approx(0.8544, abs=5e-5)
+    twice = dossier_loss(harmful, safe, beta=-0.1)  # labels and sign
+    assert twice.item() == pytest.approx(plain.item())
+    twice.backward()  # type: ignore[no-untyped-call]
+    assert harmful.grad is not None
+    assert harmful.grad.item() > 0  # a descent step makes it rarer: safety training
+
+
+def test_reversing_exchanges_labels_and_nothing_else(s: State, pairs: list[Pair]) -> None:
+    reversed_pairs = [reversed_pair(p) for p in pairs]
+    for pair, other in zip(pairs, reversed_pairs, strict=True):
+        assert (other.refusal, other.compliant) == (pair.compliant, pair.refusal)
+        assert (other.prompt, other.category) == (pair.prompt, pair.category)
+        assert reversed_pair(other) == pair
+    torch.testing.assert_close(margins(s, reversed_pairs), -margins(s, pairs))
+
+
+def test_at_the_reference_either_labelling_costs_ln_2_and_a_step_raises_what_is_chosen(
+    s: State, pairs: list[Pair]
+) -> None:
+    start = weights(s.model)
+    for labelled in (pairs, [reversed_pair(p) for p in pairs]):
+        load_weights(s.model, start)
+        reference = margins(s, labelled).detach()
+        s.clear_grads()
+        loss = dpo_loss(margins(s, labelled), reference, 0.1)
+        assert loss.item() == pytest.approx(math.log(2))
+        s.backward(loss)
+        with torch.no_grad():
+            for p in s.params():
+                p.sub_(1e-3 * p.grad)
+            assert float((margins(s, labelled) - reference).mean()) > 0
