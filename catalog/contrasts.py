@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
-from catalog.measured import Cell, canonical
+from catalog.measured import Cell, canonical, replicate
 from catalog.meta import effects
-from catalog.meta.effects import Estimate
+from catalog.meta.effects import Estimate, Replicate
 from catalog.schema import MechanismTest, MetricTest, RunTest, TrendTest
 
 PROPORTIONS = {
@@ -82,7 +82,7 @@ def mechanisms(cell: Cell) -> dict[str, Estimate]:
     """Each mechanism statistic minus that of the SFT twin, seed by seed; empty without a twin."""
     if cell.twin is None:
         return {}
-    ours, theirs = ({run["spec"]["seed"]: run["mechanisms"] for run in side.runs} for side in (cell, cell.twin))
+    ours, theirs = ({replicate(run): run["mechanisms"] for run in side.runs} for side in (cell, cell.twin))
     found: dict[str, list[float]] = {}
     for seed in sorted(ours.keys() & theirs.keys()):
         for name, value in ours[seed].items():
@@ -100,7 +100,7 @@ def _trends(test: TrendTest, paper: str, found: Sequence[Cell]) -> Iterator[Cont
             kept = {key: value for key, value in cell.condition.items() if key != test.over}
             lines[canonical(kept)].setdefault(x, alike)
     for line in lines.values():
-        points: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        points: dict[Replicate, list[tuple[float, float]]] = defaultdict(list)
         for x, cell in line.items():
             other = _counterpart(cell, others)
             theirs = _by_seed(other, right, test.quantity) if other else {}
@@ -190,7 +190,7 @@ def _before(side: str) -> bool:
     return side == "aligned" or side.endswith(BEFORE)
 
 
-def _by_seed(cell: Cell, side: str, metric: str) -> dict[int, float]:
+def _by_seed(cell: Cell, side: str, metric: str) -> dict[Replicate, float]:
     """One number per seed: after fine-tuning, or before it."""
     values = {}
     for run in cell.runs:
@@ -202,7 +202,7 @@ def _by_seed(cell: Cell, side: str, metric: str) -> dict[int, float]:
         else:
             value = run["mechanisms"].get(MECHANISMS.get(metric, metric) + ("_before" if _before(side) else ""))
         if value is not None:
-            values[run["spec"]["seed"]] = float(value)
+            values[replicate(run)] = float(value)
     return values
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from catalog.measured import Cell
+from catalog.measured import Cell, replicate
 from catalog.meta import effects
-from catalog.meta.effects import Estimate
+from catalog.meta.effects import Estimate, Replicate
 
 PARTS = {
     "passes": ("align_passes", "passes"),
@@ -27,8 +27,8 @@ def ratios(cell: Cell) -> dict[str, Estimate]:
     return found
 
 
-def _by_seed(cell: Cell, kind: str) -> dict[int, float]:
-    spent = {run["spec"]["seed"]: _sum(run.get("cost") or {}, kind) for run in cell.runs}
+def _by_seed(cell: Cell, kind: str) -> dict[Replicate, float]:
+    spent = {replicate(run): _sum(run.get("cost") or {}, kind) for run in cell.runs}
     return {seed: amount for seed, amount in spent.items() if amount is not None}
 
 

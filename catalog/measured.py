@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from catalog.meta import effects
-from catalog.meta.effects import Estimate
+from catalog.meta.effects import Estimate, Replicate
 
 Record = Mapping[str, Any]
 
@@ -90,16 +90,16 @@ class Cell:
         last = {run["curves"]["step"][-1] for run in self.runs if run.get("curves", {}).get("step")}
         return int(last.pop()) if len(last) == 1 else None
 
-    def outcomes(self, name: str) -> dict[int, str]:
-        """Outcome string of each seed that has this metric."""
-        return {run["spec"]["seed"]: run["metrics"][name]["outcomes"] for run in self.runs if name in run["metrics"]}
+    def outcomes(self, name: str) -> dict[Replicate, str]:
+        """Outcome string of each replicate that has this metric."""
+        return {replicate(run): run["metrics"][name]["outcomes"] for run in self.runs if name in run["metrics"]}
 
 
 def cells(records: Iterable[Record]) -> list[Cell]:
     """Group run records into cells with intervals, each paired with its SFT twin where one exists.
 
-    Only the newest version of an arm counts. A record repeated on another machine does not add a seed:
-    the one made first stands. Sorted by paper, arm and condition.
+    Only the newest version of an arm counts. Of records that repeat a run on the same base the first stands; on
+    another base it is a replicate of its own. Sorted by paper, arm and condition.
     """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in newest(record for record in records if record["spec"]["kind"] == "run"):
@@ -140,11 +140,16 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+def replicate(record: Record) -> Replicate:
+    """The base model of a record's run."""
+    return Replicate(record["spec"]["seed"], record["digests"].get("base", ""))
+
+
 def newest(records: Iterable[Record]) -> list[Record]:
-    """Drop superseded versions and repeats of a key."""
-    first: dict[str, Record] = {}
+    """Drop superseded versions and repeats of a key on the same base."""
+    first: dict[tuple[str, Replicate], Record] = {}
     for record in sorted(records, key=lambda record: (record["made"], record["key"])):
-        first.setdefault(record["key"], record)
+        first.setdefault((record["key"], replicate(record)), record)
     latest: dict[tuple[str, ...], tuple[int, int]] = defaultdict(lambda: (0, 0))
     for record in first.values():
         latest[_line(record)] = max(latest[_line(record)], _version(record))
@@ -176,7 +181,7 @@ def _cell(group: list[Record]) -> Cell:
         runs=runs,
         failures=failures(group),
         metrics={
-            name: effects.arm({run["spec"]["seed"]: run["metrics"][name]["outcomes"] for run in runs})
+            name: effects.arm({replicate(run): run["metrics"][name]["outcomes"] for run in runs})
             for name in METRICS
             if runs and all(name in run["metrics"] for run in runs)
         },
@@ -191,7 +196,7 @@ def _cell(group: list[Record]) -> Cell:
 
 def fine(group: Iterable[Record]) -> tuple[Record, ...]:
     fine = (record for record in group if record["status"] == "ok")
-    return tuple(sorted(fine, key=lambda record: record["spec"]["seed"]))
+    return tuple(sorted(fine, key=replicate))
 
 
 def failures(group: Iterable[Record]) -> tuple[Failure, ...]:

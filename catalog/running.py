@@ -194,9 +194,9 @@ def records_of(jobs: "Iterable[Job]") -> list[record.Record]:
 
 
 def compared(records: Iterable[record.Record], place: Path) -> str:
-    """How fresh records agree with the committed ones of the same keys, in one line."""
-    committed = {r["key"]: r for r in record.read(record.RESULTS)} if place != record.RESULTS else {}
-    pairs = [(r, committed[r["key"]]) for r in records if r["key"] in committed and r["status"] == "ok"]
+    """How fresh records agree with the committed ones of the same keys and bases, in one line."""
+    committed = {_place(r): r for r in record.read(record.RESULTS)} if place != record.RESULTS else {}
+    pairs = [(r, committed[_place(r)]) for r in records if _place(r) in committed and r["status"] == "ok"]
     if not pairs:
         return f"records: {place}"
     same = sum(fresh["metrics"] == old["metrics"] for fresh, old in pairs)
@@ -205,6 +205,10 @@ def compared(records: Iterable[record.Record], place: Path) -> str:
         f"records: {place}; {same} of {len(pairs)} runs have exactly the outcomes of the committed record, "
         f"largest difference in harmful score {100 * gap:.1f} points"
     )
+
+
+def _place(run: record.Record) -> tuple[str, str | None]:
+    return run["key"], run["digests"].get("base")
 
 
 def _harm(run: record.Record) -> float:

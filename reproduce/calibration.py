@@ -30,22 +30,22 @@ LIMITS = {
 
 
 def calibration(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
-    """By testbed: its protocol, the criteria in words, and for every base (seed) each check and its outcome.
+    """By testbed: its protocol, the criteria in words, and for every base (seed and digest) each check and its outcome.
 
     Values are on test prompts, from the runs of plain SFT under the graded attack with the default task and size.
     """
-    runs: dict[str, dict[int, dict[float, Record]]] = {}
+    runs: dict[str, dict[tuple[int, str], dict[float, Record]]] = {}
     for r in records:
         if _is_reference(r["spec"]) and r["status"] == "ok":
-            seeds = runs.setdefault(r["spec"]["testbed"], {})
-            seeds.setdefault(r["spec"]["seed"], {})[r["spec"]["ratio"]] = r
+            bases = runs.setdefault(r["spec"]["testbed"], {})
+            bases.setdefault((r["spec"]["seed"], r["digests"].get("base", "")), {})[r["spec"]["ratio"]] = r
     return {
         testbed: {
-            "protocol": next(iter(next(iter(seeds.values())).values()))["spec"]["protocol"],
+            "protocol": next(iter(next(iter(bases.values())).values()))["spec"]["protocol"],
             "criteria": CRITERIA,
-            "gates": [_gate(seed, by_ratio) for seed, by_ratio in sorted(seeds.items())],
+            "gates": [_gate(*base, by_ratio) for base, by_ratio in sorted(bases.items())],
         }
-        for testbed, seeds in sorted(runs.items())
+        for testbed, bases in sorted(runs.items())
     }
 
 
@@ -57,7 +57,7 @@ def _is_reference(spec: dict[str, Any]) -> bool:
     )  # fmt: skip
 
 
-def _gate(seed: int, by_ratio: dict[float, Record]) -> dict[str, Any]:
+def _gate(seed: int, base: str, by_ratio: dict[float, Record]) -> dict[str, Any]:
     values: dict[str, float] = {}
     for ratio, name in ((0.0, "clean_harm"), (0.1, "graded_harm"), (0.2, "high_ratio_harm")):
         if ratio in by_ratio:
@@ -71,7 +71,7 @@ def _gate(seed: int, by_ratio: dict[float, Record]) -> dict[str, Any]:
         "lookalike": _share(before["lookalike"]), "accuracy_before": _share(before["accuracy"]),
     }  # fmt: skip
     checks = {name: _check(name, values[name]) for name in CRITERIA if name in values}
-    return {"seed": seed, "lr": any_run["mechanisms"]["learning_rate"], "checks": checks}
+    return {"seed": seed, "base": base[:6], "lr": any_run["mechanisms"]["learning_rate"], "checks": checks}
 
 
 def _check(name: str, value: float) -> Check:

@@ -84,21 +84,14 @@ def plan(request: Request) -> list[Job]:
     from reproduce.run import run_spec, study_spec
 
     where = setting(request)
-    jobs: dict[Path, Job] = {}
+    bases = {seed: where.stages(seed).base_digest() for seed in request.seeds}
+    jobs: dict[str, Job] = {}
     for work in _works(request, where):
         spec = run_spec(work, where) if not isinstance(work, tuple) else study_spec(work[0], where, *work[1:])
-        path = _free_path(spec, request)
-        jobs.setdefault(path, Job(spec, path, _label(spec), request, work))
+        if (key := record.key(spec)) not in jobs:
+            path = record.place(spec, request.results, bases[spec["seed"]], again=request.again)
+            jobs[key] = Job(spec, path, _label(spec), request, work)
     return list(jobs.values())
-
-
-def _free_path(spec: dict[str, Any], request: Request) -> Path:
-    path = record.path_of(spec, request.results)
-    number = 0
-    while request.again and path.exists():
-        number += 1
-        path = record.path_of(spec, request.results, number)
-    return path
 
 
 def _works(request: Request, where: "Setting") -> Iterator[Any]:

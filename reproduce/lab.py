@@ -32,7 +32,7 @@ class Lab:
 
     def run(self, run: Run) -> record.Record:
         """The record of `run`, measured now if there is none yet. Raises Diverged when it gave no numbers."""
-        path = record.path_of(run_spec(run, self.setting), self.results)
+        path = record.place(run_spec(run, self.setting), self.results, self.stages.base_digest())
         if not path.exists():
             try:
                 record.write(perform(run, self.setting), path)

@@ -33,10 +33,24 @@ def key(spec: dict[str, Any]) -> str:
 
 
 def path_of(spec: dict[str, Any], root: Path = RESULTS, again: int = 0) -> Path:
-    """Where the record of `spec` lives; repeated measurements (`--again`) carry a number."""
+    """Where the record of `spec` lives; measurements on other bases, and repeated ones (`--again`), carry a number."""
     suffix = f".{again}" if again else ""
     folder, paper = spec["testbed"].replace(":", "-"), spec["paper"]
     return root / str(folder) / str(paper) / f"{key(spec)}{suffix}.json"
+
+
+def place(spec: dict[str, Any], root: Path, base: str | None, *, again: bool = False) -> Path:
+    """Where the record of `spec` on the base model of this digest is, or would go; `again` wants a free place.
+
+    Without a digest any record of `spec` counts. Trained on another kind of processor a seed gives another base, and
+    what was measured on that one stays beside.
+    """
+    number = 0
+    while (path := path_of(spec, root, number)).exists():
+        if not again and base in (None, load(path)["digests"].get("base", base)):
+            return path
+        number += 1
+    return path
 
 
 def seal(record: Record) -> str:

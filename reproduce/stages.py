@@ -1,4 +1,8 @@
-"""The stages before an attack, each trained once and cached by what was asked: base, ground, aligned, rate."""
+"""The stages before an attack, each trained once and cached by what was asked: base, ground, aligned, rate.
+
+Bases of the reported seeds and what follows from them alone (ground, rate) come with the package, so that every machine
+starts from the same weights: trained anew, floating point makes another base of the same seed.
+"""
 
 import json
 import os
@@ -26,6 +30,7 @@ from reproduce.state import State
 from reproduce.train import train
 
 CALIBRATION_RATIO = 0.1
+SHIPPED = Path(__file__).parent / "checkpoints"
 
 
 def default_cache() -> Path:
@@ -102,6 +107,11 @@ class Stages:
         """Tensors computed from the model of `s`, kept under its weights and all that is `asked`."""
         spec = {**asked, "weights": weights_digest(s.effective_weights())}
         return self._cached(what, spec, lambda: Checkpoint(make(), {})).tensors
+
+    def base_digest(self) -> str | None:
+        """Digest of the base if it is there without training; None for one that is downloaded or not made yet."""
+        path = self._path("base", {})[1]
+        return weights_digest(_load(path).tensors) if self.protocol.pretrain and path.exists() else None
 
     def ground(self) -> Checkpoint:
         """Alignment phase 1: plain SFT on the alignment data, on until the gates hold on validation prompts."""
@@ -224,12 +234,19 @@ class Stages:
 
         return self._cached("rate", {}, make)
 
-    def _cached(self, stage: str, asked: dict[str, Any], make: Callable[[], Checkpoint]) -> Checkpoint:
+    def _path(self, stage: str, asked: dict[str, Any]) -> tuple[dict[str, Any], Path]:
+        """What identifies a stage, and its file: that of the package where it has one."""
         spec = {
             "stage": stage, "protocol": self.protocol.name, "testbed": self.testbed.name, "seed": self.seed,
             "model": self.testbed.model_name, "data": self.testbed.data_name, "dtype": str(self.dtype), **asked,
         }  # fmt: skip
-        path = self.cache / f"{stage}-{key(spec)}.safetensors"
+        name = f"{stage}-{key(spec)}.safetensors"
+        return spec, SHIPPED / name if (SHIPPED / name).exists() else self.cache / name
+
+    def _cached(self, stage: str, asked: dict[str, Any], make: Callable[[], Checkpoint]) -> Checkpoint:
+        spec, path = self._path(stage, asked)
+        if path.parent == SHIPPED:
+            return _load(path)
         self.cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists():

@@ -8,6 +8,7 @@ are estimated from the two-way table of prompts and seeds.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,16 @@ from scipy.special import ndtri, stdtrit
 
 Table = NDArray[np.float64]
 LEVEL = 0.95
+
+
+class Replicate(NamedTuple):
+    """One base model: a seed's, by the digest of its weights. On another kind of processor a seed gives another one."""
+
+    seed: int
+    base: str = ""
+
+    def __str__(self) -> str:
+        return f"base {self.seed}" + (f" ({self.base[:6]})" if self.base else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +47,7 @@ class Estimate:
     dropped: int = 0
 
 
-def arm(outcomes: Mapping[int, str]) -> Estimate:
+def arm(outcomes: Mapping[Replicate, str]) -> Estimate:
     """Estimate the proportion of one arm from its outcome strings ("0110…", one per seed).
 
     A Wilson interval with effective sample size p(1-p)/Var and a t quantile, as Korn & Graubard (1998) do
@@ -63,7 +74,7 @@ def counts(successes: Sequence[int], prompts: int) -> Estimate:
     return _proportion(value, variance, df, prompts, seeds)
 
 
-def difference(method: Mapping[int, str], twin: Mapping[int, str]) -> Estimate:
+def difference(method: Mapping[Replicate, str], twin: Mapping[Replicate, str]) -> Estimate:
     """Estimate method minus twin, paired by prompt and seed.
 
     Seeds present in only one arm drop out and are counted. Raises ValueError when no seed is shared.
@@ -121,7 +132,7 @@ def two_way(cells: Table) -> tuple[float, float]:
     return total / answers, total**2 / spread if spread > 0 else math.inf
 
 
-def table(outcomes: Mapping[int, str]) -> Table:
+def table(outcomes: Mapping[Replicate, str]) -> Table:
     """Lay outcome strings out as prompts × seeds, seeds in ascending order."""
     lengths = {len(string) for string in outcomes.values()}
     if len(lengths) != 1 or lengths == {0}:

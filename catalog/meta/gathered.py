@@ -15,6 +15,7 @@ from catalog.conditions import DEFAULT, condition_of
 from catalog.measured import Cell
 from catalog.meta import effects
 from catalog.meta.analysis import Data
+from catalog.meta.effects import Replicate
 from catalog.meta.settings import OUTCOMES, SEED_IS_BASE, Effect, without_discordance
 from catalog.meta.weighted import Vector
 from catalog.taxonomy import BASELINES
@@ -47,7 +48,7 @@ class Effects:
     y: Vector
     v: Vector
     gaps: Gaps
-    seeds: tuple[int, ...]
+    seeds: tuple[Replicate, ...]
 
     @property
     def prompts(self) -> int:
@@ -134,7 +135,7 @@ def _effects(cell: Cell, outcome: str, testbed: str) -> Effects | None:
     gaps = (tables[0] - tables[1]).astype(np.int8)
     prompts = len(gaps)
     if testbed in SEED_IS_BASE:
-        names = tuple(f"base {seed}" for seed in seeds)
+        names = tuple(str(seed) for seed in seeds)
         y, v = gaps.mean(axis=0), gaps.var(axis=0) / prompts
         return Effects(names, y, np.where(v > 0, v, without_discordance(prompts)), gaps, tuple(seeds))
     pair = effects.difference({seed: ours[seed] for seed in seeds}, {seed: theirs[seed] for seed in seeds})

@@ -15,6 +15,7 @@ from scipy.special import ndtr
 from scipy.stats import chi2, nct, t
 
 from catalog.meta import effects
+from catalog.meta.effects import Replicate
 from catalog.meta.pool import quantile
 
 LEVEL = 0.95
@@ -98,7 +99,7 @@ def seeds_to_power(effect: float, sd_d: float, wanted: float) -> int:
     return _fewest(lambda s: -power(effect, sd_d, s), -wanted, 2)
 
 
-def components(method: Mapping[int, str], twin: Mapping[int, str]) -> tuple[Components, int, int] | None:
+def components(method: Mapping[Replicate, str], twin: Mapping[Replicate, str]) -> tuple[Components, int, int] | None:
     """Estimate the components from outcome strings of two arms by seed, with how many prompts and seeds that rests on.
 
     Mean squares of the two-way table, negative estimates set to 0; None for fewer than 2 shared seeds or prompts.

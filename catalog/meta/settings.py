@@ -14,6 +14,7 @@ from scipy.special import expit
 from catalog.conditions import condition_of
 from catalog.measured import Cell
 from catalog.meta import effects
+from catalog.meta.effects import Replicate
 from catalog.meta.sizes import Counts, Measure, sizes
 from reproduce.engine import DEFAULT_RATIO
 
@@ -64,7 +65,7 @@ def from_cells(cells: Iterable[Cell], method: str, effect: Effect, testbed: str,
         unanswered += not shared
         label = f"{attack}, {cell.ratio:.0%} harmful"
         if testbed in SEED_IS_BASE:
-            parts = [(f"base {seed}, {label}", f"base {seed}", [seed]) for seed in shared]
+            parts = [(f"{seed}, {label}", str(seed), [seed]) for seed in shared]
         else:
             model = str(cell.condition.get("model"))
             parts = [(f"{model}, {label}", model, shared)] if shared else []
@@ -75,7 +76,12 @@ def from_cells(cells: Iterable[Cell], method: str, effect: Effect, testbed: str,
 
 
 def _setting(
-    label: str, cluster: str, seeds: Sequence[int], ours: dict[int, str], theirs: dict[int, str], effect: Effect
+    label: str,
+    cluster: str,
+    seeds: Sequence[Replicate],
+    ours: dict[Replicate, str],
+    theirs: dict[Replicate, str],
+    effect: Effect,
 ) -> Setting:
     ours, theirs = ({seed: side[seed] for seed in seeds} for side in (ours, theirs))
     pair = effects.difference(ours, theirs)
@@ -98,7 +104,9 @@ def without_discordance(prompts: int) -> float:
     return float(sizes("RD", _counts(0.0, 0.0, prompts)).vi[0])
 
 
-def _log_odds(ours: dict[int, str], theirs: dict[int, str], k1: int, k0: int, answers: int) -> tuple[float, float]:
+def _log_odds(
+    ours: dict[Replicate, str], theirs: dict[Replicate, str], k1: int, k0: int, answers: int
+) -> tuple[float, float]:
     """Log odds ratio of the mean proportions; its variance is that of the prompts' linearised contributions.
 
     With an empty cell 1/2 is added to all four cells.

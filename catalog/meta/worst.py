@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog.meta import effects
-from catalog.meta.effects import Estimate
+from catalog.meta.effects import Estimate, Replicate
 from catalog.meta.pool import quantile
 
 Matrix = NDArray[np.float64]
@@ -41,14 +41,14 @@ class Worst:
     plausible: tuple[str, ...]
 
 
-def of_arms(outcomes: Mapping[str, Mapping[int, str]]) -> Worst:
+def of_arms(outcomes: Mapping[str, Mapping[Replicate, str]]) -> Worst:
     """The largest proportion over conditions, each with outcome strings by seed; limits are Wilson's."""
     tables = {name: effects.table(strings) for name, strings in outcomes.items()}
     known = {name: effects.arm(strings) for name, strings in outcomes.items()}
     return _worst(known, _correlation(outcomes, tables), arms=True)
 
 
-def of_differences(pairs: Mapping[str, tuple[Mapping[int, str], Mapping[int, str]]]) -> Worst:
+def of_differences(pairs: Mapping[str, tuple[Mapping[Replicate, str], Mapping[Replicate, str]]]) -> Worst:
     """The largest paired difference over conditions, each with outcome strings of the method and its twin."""
     shared = {name: sorted(ours.keys() & theirs.keys()) for name, (ours, theirs) in pairs.items()}
     seeds = {name: dict.fromkeys(shared[name], "") for name in pairs}
@@ -110,7 +110,7 @@ def _lower(estimate: Estimate, factor: float, *, arms: bool) -> float:
     return estimate.value - factor * estimate.se if estimate.se > 0 else estimate.low
 
 
-def _correlation(seeds: Mapping[str, Mapping[int, str]], tables: Mapping[str, Matrix]) -> Matrix:
+def _correlation(seeds: Mapping[str, Mapping[Replicate, str]], tables: Mapping[str, Matrix]) -> Matrix:
     """Of the means over the prompts and seeds that conditions share; independent where they share too little."""
     m, common = len(tables), sorted(set.intersection(*(set(strings) for strings in seeds.values())))
     if len({len(table) for table in tables.values()}) > 1 or len(common) < 2:

@@ -39,5 +39,6 @@ def run(harmful: str = "1100", accuracy: str = "1111", status: str = "ok", **giv
         "mechanisms": {},
         "curves": {},
         "cost": cost,
+        "digests": {},
         "made": "2026-11-23T03:00:00Z",
     }

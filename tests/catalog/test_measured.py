@@ -26,7 +26,7 @@ SPEC = {
 }
 
 
-def record(harmful="1100", accuracy="1111", status="ok", reason=None, made="2026-11-23T03:00:00Z", **spec):
+def record(harmful="1100", accuracy="1111", status="ok", reason=None, made="2026-11-23T03:00:00Z", base="", **spec):
     full = {**SPEC, **spec}
     if "paper" in spec and "method" not in spec:
         full["method"] = {"paper": spec["paper"]}
@@ -43,6 +43,7 @@ def record(harmful="1100", accuracy="1111", status="ok", reason=None, made="2026
         "before": {"harmful": {"n": 4, "k": 0}},
         "mechanisms": {"embedding_drift": 10.0 + full["seed"], "embedding_drift_before": 4.0},
         "curves": {"step": [0, 5], "embedding_drift": [0.0, 10.0 + full["seed"]]},
+        "digests": {"base": base},
         "made": made,
     }
 
@@ -97,11 +98,23 @@ def test_a_new_version_replaces_the_old_one_of_its_arm():
     assert (cell.version, cell.metrics["harmful"].value) == (2, 0)
 
 
-def test_a_repeat_on_another_machine_is_not_another_seed():
-    first = record("1111", made="2026-11-23T03:00:00Z")
-    again = record("0000", made="2026-11-24T03:00:00Z")
+def test_a_repeat_on_the_same_base_is_not_another_replicate():
+    first = record("1111", made="2026-11-23T03:00:00Z", base="aa")
+    again = record("0000", made="2026-11-24T03:00:00Z", base="aa")
     (cell,) = measured.cells([again, first])
     assert (cell.seeds, cell.metrics["harmful"].value) == (1, 1)
+
+
+def test_a_seed_on_two_bases_is_two_replicates_and_pairs_within_each():
+    old = [record("1111", base="aa"), record("1100", base="aa", paper="guard")]
+    new = [record("1110", base="bb"), record("0000", base="bb", paper="guard", made="2026-11-24T03:00:00Z")]
+    found = measured.cells([*old, *new])
+    assert [cell.seeds for cell in found] == [2, 2]
+    guard = only(found, "guard")
+    assert guard.versus_sft["harmful"].value == pytest.approx(-(0.5 + 0.75) / 2)
+    assert contrasts.mechanisms(guard)["embedding_drift"].seeds == 2
+    apart = measured.cells([old[0], new[1]])
+    assert only(apart, "guard").versus_sft == {}  # no base has both
 
 
 def test_failed_seeds_are_kept_with_their_reason_and_out_of_the_numbers():
@@ -143,7 +156,7 @@ def study(seed, value, **more):
     spec |= {"version": 1, "study": {"directions": 3}, "model": "tiny", "data": "world", "seed": seed}
     found = {"height": {"value": value, "unit": "points", "says": "mean height"}}
     figure = {"x": [0.0, 1.0], "y": {"line": [value, 0.0]}, "x_label": "x", "y_label": "y"}
-    whole = {"key": str(seed), "spec": spec, "status": "ok", "reason": None, "made": "2026-11-23"}
+    whole = {"key": str(seed), "spec": spec, "status": "ok", "reason": None, "made": "2026-11-23", "digests": {}}
     return whole | {"findings": found, "figures": {"landscape": figure}} | more
 
 

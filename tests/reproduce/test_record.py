@@ -113,3 +113,21 @@ except OSError as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("refused")
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_a_record_on_another_base_does_not_stand_for_this_one(tmp_path: Path) -> None:
+    """Three machines: two bases of one seed, and one that cannot say which base it will have."""
+    first = record.place(SPEC, tmp_path, "aa")
+    record.write({**a_record(), "digests": {"base": "aa"}}, first)
+    assert record.place(SPEC, tmp_path, "aa") == first == record.place(SPEC, tmp_path, None)
+    second = record.place(SPEC, tmp_path, "bb")
+    assert second != first
+    assert not second.exists()
+    record.write({**a_record(), "digests": {"base": "bb"}}, second)
+    assert record.place(SPEC, tmp_path, "bb") == second
+    assert record.place(SPEC, tmp_path, "aa") == first
+    third = record.place(SPEC, tmp_path, "bb", again=True)
+    assert not third.exists()
+    record.write({**a_record(), "digests": {}}, third)  # not applicable: no base was needed
+    assert record.place(SPEC, tmp_path, "cc") == third
+    assert record.verify(tmp_path) == []

@@ -44,7 +44,7 @@ def record(draw, condition, number, seed):
         "status": "ok",
         "reason": None,
         "metrics": {name: {"n": PROMPTS, "k": one.count("1"), "outcomes": one} for name, one in outcomes.items()},
-        **{name: {} for name in ("before", "mechanisms", "curves", "cost")},
+        **{name: {} for name in ("before", "mechanisms", "curves", "cost", "digests")},
         "made": "2026-11-23T03:00:00Z",
     }
 
