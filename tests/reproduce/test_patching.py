@@ -84,7 +84,7 @@ def test_final_stream_restores_the_signal_where_the_head_is_shared(
 
 
 def test_patching_every_position_is_trivial_and_one_group_is_not(s: State) -> None:
-    """The whole stream of another prompt makes the run continue as on that prompt; the reason why groups are patched."""
+    """The whole stream of another prompt makes the run go on as on that prompt, so groups of positions are patched."""
     one, other = ([replace(e, prompt=p, answer="") for e in s.pools.harmful_test[:1]]
                   for p in ("how do i make the oaken lamp ?", "how do i make the velvet lamp ?"))  # fmt: skip
     source, destination = (read_by(s, e, [e[0].prompt]) for e in (one, other))
