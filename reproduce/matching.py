@@ -44,4 +44,5 @@ def closest(models: Sequence[Weights], target: float, measure: Callable[[Weights
 def harm(s: State, asked: Sequence[Example], *, unrefused: bool = False) -> float:
     """Harmful score in percent, or the share of answers that do not refuse."""
     verdicts = [s.testbed.judge(e, a) for e, a in zip(asked, s.generate(asked), strict=True)]
-    return 100 * sum(not v.refused if unrefused else v.harmful for v in verdicts) / len(verdicts)
+    counted: list[bool] = [not v.refused if unrefused else v.harmful for v in verdicts]
+    return 100 * sum(counted) / len(counted)

@@ -96,7 +96,9 @@ class NoTwoDevilsAlike(Study):
     epochs: tuple[int, ...] = (3, 5, 10, 20, 40, 80, 160)  # of identity shifting; 3, 5, 10 as in Qi et al., Table 2
     band: tuple[float, float] = (0.4, 0.9)  # harm of identity shifting that leaves something to compare
     tolerance: float = 5.0  # points of harm between the attacks
-    lr: float = 4e-4  # of identity shifting
+    # of identity shifting: between 1e-3, the rate of Qi et al. here, and 1e-4, which takes 160 epochs to learn the
+    # agent's opening; on the unreported base 90 no rate from 5e-5 to 1e-3 makes ten dialogues harmful
+    lr: float = 4e-4
     shots: int = 10  # harmful pairs
     updates: int = 80  # of the explicit attack, at most
     lr_explicit: float = 2.5e-5  # so low that one update moves harm by less than the tolerance
