@@ -20,7 +20,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Block:
-    """One decoder layer and its two parts; their outputs are what hooks read and shift."""
+    """One decoder layer and its two parts; their outputs are what hooks read, shift and patch."""
 
     layer: nn.Module
     attention: nn.Module
@@ -40,6 +40,14 @@ def _part(layer: nn.Module, ending: str) -> nn.Module:
     found = [m for m in layer.children() if type(m).__name__.endswith(ending)]
     if len(found) != 1:
         raise ValueError(f"{type(layer).__name__}: expected one child class named *{ending}, found {len(found)}")
+    return found[0]
+
+
+def final_norm(model: Any) -> nn.Module:
+    """The normalisation between the last decoder layer and the unembedding."""
+    found: list[nn.Module] = [m for m in model.get_decoder().children() if type(m).__name__.endswith("Norm")]
+    if len(found) != 1:
+        raise ValueError(f"{type(model).__name__}: expected one child class named *Norm, found {len(found)}")
     return found[0]
 
 

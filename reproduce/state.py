@@ -280,3 +280,17 @@ class State:
                 hook = partial(move, amount=amount)
                 hooks.callback(getattr(block, site).register_forward_hook(hook).remove)
             yield
+
+    @contextmanager
+    def patch(self, site: Site, values: Sequence[Tensor | None], where: Tensor) -> Iterator[None]:
+        """Overwrite the output of a part of every block at positions `where` (batch, length); None spares a block."""
+
+        def write(_module: nn.Module, _inputs: Any, output: Any, *, value: Tensor) -> Any:
+            return with_tensor(output, torch.where(where.unsqueeze(-1), value, output_tensor(output)))
+
+        with ExitStack() as hooks:
+            for block, value in zip(self.blocks(), values, strict=True):
+                if value is not None:
+                    hook = partial(write, value=value)
+                    hooks.callback(getattr(block, site).register_forward_hook(hook).remove)
+            yield

@@ -1,4 +1,4 @@
-"""The bases that come with the package: what they are, that they are used, and that the newest records stand on them."""
+"""The bases that come with the package: what they are, that they are used, that records stand on them."""
 
 import json
 from pathlib import Path
