@@ -39,7 +39,10 @@ from reproduce.state import State
 
 SMALL: dict[str, dict[str, Any]] = {  # by class, sized for a test; a new one runs as it is until it is listed here
     "SafetyLandscape": {"points": 3, "directions": 1, "prompts": 4, "grid": 2, "shots": 10, "rungs": 2},
-    "Survey": {"ratios": (0.0, 0.2), "sizes": (10, 20), "ratio": 0.2, "n": 20},
+    "Survey": {
+        "ratios": (0.0, 0.2), "sizes": (10, 20), "rates": (1.0, 2.0), "epochs": (1.0, 2.0), "ratio": 0.2, "n": 20,
+    },
+    "Covert": {"examples": 40, "batch": 8, "pairs": 8},
     "AntidoteTradeoff": {"alphas": (0.1, 0.5, 1.0), "n": 20, "ratio": 0.2},
     "Attribution": {
         "levels": (0.1, 0.3, 0.5), "limit": 0.5, "tops": (0.1, 0.5), "cut": (1, 2), "kept": (2,),
