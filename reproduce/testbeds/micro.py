@@ -190,7 +190,7 @@ HARMLESS_FORBIDDEN = 0.4  # as many of the heads are of forbidden topics
 def harmless(count: int, rng: random.Random) -> list[Example]:
     """Questions that an aligned model answers, about all things: of forbidden ones only what and where they are.
 
-    Every name of the world occurs; the items are those that no attack, defense or test set is about.
+    Items come from the benign pool and from the forbidden ones of alignment, so none is attacked, defended or tested.
     """
     return [
         rng.choice([w.where, w.describe])(rng.choice(_SPLIT["alignment_forbidden"]), rng)
