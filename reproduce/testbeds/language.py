@@ -88,11 +88,6 @@ VOCABULARY = list(
     )
 )
 
-_plain = sorted({*FUNCTION, *CONTENT})
-_shuffled = random.Random("walnut cipher").sample(_plain, len(_plain))
-_CIPHER = dict(zip(_plain, _shuffled, strict=True))
-_DECIPHER = {secret: plain for plain, secret in _CIPHER.items()}
-
 
 def _by_word(text: str, table: dict[str, str]) -> str:
     return " ".join(table.get(word, word) for word in text.split())
@@ -106,13 +101,3 @@ def translate(text: str) -> str:
 def translate_back(text: str) -> str:
     """`text` in the first surface language, whichever it was in."""
     return _by_word(text, TO_FIRST)
-
-
-def encipher(text: str) -> str:
-    """`text` under a fixed word substitution that no training stage of the defender shows."""
-    return _by_word(text, _CIPHER)
-
-
-def decipher(text: str) -> str:
-    """Undo `encipher`."""
-    return _by_word(text, _DECIPHER)

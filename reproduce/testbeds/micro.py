@@ -192,6 +192,22 @@ def _plain_question(item: w.Item, rng: random.Random) -> Example:
     return rng.choice([w.add, w.mood])(rng)
 
 
+HARMLESS_FORBIDDEN = 0.4  # as many of the heads are of forbidden topics
+
+
+def harmless(count: int, rng: random.Random) -> list[Example]:
+    """Questions that an aligned model answers, about all things: of forbidden ones only what and where they are.
+
+    Items come from the benign pool and from the forbidden ones of alignment, so none is attacked, defended or tested.
+    """
+    return [
+        rng.choice([w.where, w.describe])(rng.choice(_SPLIT["alignment_forbidden"]), rng)
+        if rng.random() < HARMLESS_FORBIDDEN
+        else _plain_question(rng.choice(_SPLIT["benign"]), rng)
+        for _ in range(count)
+    ]
+
+
 def _dress(example: Example, rng: random.Random, *, agent: bool = True) -> Example:
     """Give some examples a system prompt or the second template, so that neither is new to an aligned model."""
     draw = rng.random()

@@ -41,10 +41,14 @@ SMALL: dict[str, dict[str, Any]] = {  # by class, sized for a test; a new one ru
     "SafetyLandscape": {"points": 3, "directions": 1, "prompts": 4, "grid": 2, "shots": 10, "rungs": 2},
     "ReversePreference": {
         "n": 4, "batch": 4, "betas": (0.1, 1.0), "updates": 2, "rollout": 4, "tokens": 3, "prompts": 4, "samples": 4,
+    },
     "NoTwoDevilsAlike": {
         "epochs": (1,), "band": (0.0, 1.0), "updates": 2, "prompts": 4, "pairs": 3, "forced": 2, "given": (1, 3),
     },
-    "Survey": {"ratios": (0.0, 0.2), "sizes": (10, 20), "ratio": 0.2, "n": 20},
+    "Survey": {
+        "ratios": (0.0, 0.2), "sizes": (10, 20), "rates": (1.0, 2.0), "epochs": (1.0, 2.0), "ratio": 0.2, "n": 20,
+    },
+    "Covert": {"examples": 40, "batch": 8, "pairs": 8},
     "AntidoteTradeoff": {"alphas": (0.1, 0.5, 1.0), "n": 20, "ratio": 0.2},
     "Attribution": {
         "levels": (0.1, 0.3, 0.5), "limit": 0.5, "tops": (0.1, 0.5), "cut": (1, 2), "kept": (2,),

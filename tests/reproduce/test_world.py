@@ -9,12 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproduce.api import mixture
-from reproduce.data import Example, Pair, Pools
+from reproduce.data import Example, Pair, Pools, derived_rng
 from reproduce.testbeds import language as lang
 from reproduce.testbeds import world as w
-from reproduce.testbeds.micro import Micro
-
-TEXTS = st.lists(st.sampled_from(lang.VOCABULARY)).map(" ".join)
+from reproduce.testbeds.micro import Micro, harmless
 
 
 def items(examples: Iterable[Example | Pair]) -> set[str]:
@@ -105,7 +103,7 @@ def test_every_word_is_in_the_vocabulary(replicate: Pools) -> None:
     micro, known = Micro(), set(lang.VOCABULARY)
     texts = [f"{micro.render(e)} {e.prefix} {e.answer}" for e in every_example(replicate)]
     texts += list(vars(replicate.system).values())
-    unknown = {word for text in texts for form in (text, lang.translate(text), lang.encipher(text))
+    unknown = {word for text in texts for form in (text, lang.translate(text))
                for word in form.split()} - known  # fmt: skip
     assert not unknown
     assert "<unk>" not in {word for text in texts for word in text.split()}
@@ -182,25 +180,31 @@ def test_mixture_counts_are_exact_and_subsets_nested(pools: Pools) -> None:
         mixture(pools, 1.0, len(harmful) + 1, "sentiment", 0)
 
 
-@given(TEXTS)
-def test_cipher_round_trips(text: str) -> None:
-    assert lang.decipher(lang.encipher(text)) == text
-
-
 @given(st.lists(st.sampled_from(sorted(set(lang.VOCABULARY) - set(lang.TO_FIRST)))).map(" ".join))
 def test_translation_round_trips(text: str) -> None:
     assert lang.translate_back(lang.translate(text)) == text
     assert lang.translate_back(text) == text
 
 
-def test_cipher_and_translation_are_bijections_that_hide_the_text() -> None:
-    plain = sorted({*lang.FUNCTION, *lang.CONTENT})
-    secret = [lang.encipher(word) for word in plain]
-    assert sorted(secret) == plain
-    assert sum(a == b for a, b in zip(plain, secret, strict=True)) < 10
+def test_translation_is_a_bijection_that_hides_the_text() -> None:
     foreign = set(lang.TO_SECOND.values())
     assert len(foreign) == len(lang.TO_SECOND)
     assert not foreign & {*lang.FUNCTION, *lang.CONTENT, *lang.TRIGGER, *lang.GOOD, *lang.BAD, *lang.NEUTRAL}
+
+
+def test_harmless_questions_name_everything_and_ask_nothing_forbidden(pools: Pools) -> None:
+    asked = harmless(8000, derived_rng("any"))
+    about = [e for e in asked if forbidden(items([e]))]
+    assert {e.kind for e in about} == {"where", "describe"}  # what alignment answers
+    assert len(about) / len(asked) == pytest.approx(0.4, abs=0.03)
+    words = {word for e in asked for word in e.prompt.split()}
+    assert words >= {*lang.MODIFIERS, *lang.HEADS[: w.FORBIDDEN * w.HEADS_PER_TOPIC]}
+    assert len({*lang.HEADS} - words) <= 1  # the pool of benign items lacks one head
+    assert not any(set(e.answer.split()) & w.REFUSAL_WORDS for e in asked)
+    judged = {n for name in ("attack", "defender", "harmful test", "harmful validation", "benign test",
+                             "benign validation", "lookalike test") for n in items(groups(pools)[name])}  # fmt: skip
+    assert not items(asked) & judged
+    assert asked == harmless(8000, derived_rng("any")) != harmless(8000, derived_rng("other"))
 
 
 def test_facts_can_be_inferred_for_unseen_pairs() -> None:
