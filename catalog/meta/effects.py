@@ -33,7 +33,7 @@ class Estimate:
     """A value with its interval, and how much was measured to get it.
 
     value, low, high and se share one unit (a proportion, or the unit of the quantity). prompts is 0 for
-    quantities that are not counted over prompts; dropped counts seeds present in one arm of a pair only.
+    quantities that are not counted over prompts; dropped counts replicates of a method without a twin.
     low and high are NaN when one seed gives no interval.
     """
 
@@ -77,7 +77,7 @@ def counts(successes: Sequence[int], prompts: int) -> Estimate:
 def difference(method: Mapping[Replicate, str], twin: Mapping[Replicate, str]) -> Estimate:
     """Estimate method minus twin, paired by prompt and seed.
 
-    Seeds present in only one arm drop out and are counted. Raises ValueError when no seed is shared.
+    Replicates in one arm only drop out; those of the method are counted. Raises ValueError when none is shared.
     """
     shared = sorted(method.keys() & twin.keys())
     if not shared:
@@ -93,7 +93,7 @@ def difference(method: Mapping[Replicate, str], twin: Mapping[Replicate, str]) -
     if variance > 0:
         reach = _quantile(df) * math.sqrt(variance)
         low, high = max(-1.0, value - reach), min(1.0, value + reach)
-    dropped = len(method.keys() ^ twin.keys())
+    dropped = len(method.keys() - twin.keys())
     return Estimate(
         value=value,
         low=low,

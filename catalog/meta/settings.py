@@ -61,7 +61,7 @@ def from_cells(cells: Iterable[Cell], method: str, effect: Effect, testbed: str,
             continue
         ours, theirs = cell.outcomes(name), cell.twin.outcomes(name) if cell.twin else {}
         shared = sorted(ours.keys() & theirs.keys())
-        lonely += len(ours.keys() ^ theirs.keys())
+        lonely += len(ours.keys() - theirs.keys())
         unanswered += not shared
         label = f"{attack}, {cell.ratio:.0%} harmful"
         if testbed in SEED_IS_BASE:
@@ -71,7 +71,7 @@ def from_cells(cells: Iterable[Cell], method: str, effect: Effect, testbed: str,
             parts = [(f"{model}, {label}", model, shared)] if shared else []
         found += [_setting(*part, ours, theirs, effect) for part in parts]
     notes = [OWN_BASES] if testbed in SEED_IS_BASE else []
-    notes += [f"{lonely} seeds have no partner in the other arm and are left out"] if lonely else []
+    notes += [f"{lonely} seeds have no undefended partner and are left out"] if lonely else []
     return Settings(tuple(sorted(found, key=lambda one: one.label)), unanswered, tuple(notes))
 
 

@@ -73,7 +73,7 @@ def test_a_defense_is_paired_with_the_twin_of_its_condition_only():
     )
     gap = only(found, "guard").versus_sft["harmful"]
     assert gap == effects.difference({0: "1000", 2: "1100"}, {0: "1111", 1: "1111"})
-    assert (gap.seeds, gap.dropped) == (1, 2)
+    assert (gap.seeds, gap.dropped) == (1, 1)
     assert all(not cell.versus_sft for cell in found if cell.paper == "sft")
 
 
