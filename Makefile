@@ -45,6 +45,8 @@ results: setup  ## measure what has no record yet: default grid, harder attacks,
 	$(HFT) run --all --type defense --stage alignment,fine-tuning --sweep --seeds 3
 	$(HFT) run --all --type defense --stage post-fine-tuning --sweep --seeds 3 --attack strong
 	$(HFT) run booster+lisa vaccine+antidote ptst+safe-lora --attack graded,strong --ratios 0.1
+	$(HFT) run booster vaccine repnoise tar --main --attack shadow-alignment,lora-undoes-safety,removing-rlhf-gpt4
+	$(HFT) run booster lisa safety-tuned-llamas safe-lora --main --attack removing-rlhf-gpt4,benign-data-breaks-safety
 	$(HFT) readme
 
 site: setup
