@@ -4,9 +4,10 @@ import datetime
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from catalog import dedupe, ids, integrity
+from catalog import dedupe, ids, integrity, invisible
 from catalog.papers import FILE, Catalogue, Document, read, validate
 from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.taxonomy import BASELINES
@@ -186,6 +187,24 @@ def link_faults(link: str) -> Iterator[tuple[str, str, str]]:
         yield "link-query", f"link carries a stray query: {shown}", f"write {bare}"
 
 
+def text_is_seen(catalogue: Catalogue) -> Iterator[Problem]:
+    """No text holds characters that nobody sees: with some, what is shown is not what is written."""
+    for index, paper in catalogue.numbered():
+        for place, text in _texts(("papers", index), paper.model_dump(exclude_none=True)):
+            if name := invisible.named(text):
+                message, fix = f"{place[-1]} holds the invisible character {name}", "type the text anew without it"
+                yield catalogue.document.problem("invisible", place, message, fix)
+
+
+def _texts(place: tuple[str | int, ...], value: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every text below a place, and where it stands."""
+    if isinstance(value, str):
+        yield place, value
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, part in parts:
+        yield from _texts((*place, key), part)
+
+
 def claims_are_single(catalogue: Catalogue) -> Iterator[Problem]:
     """Within an entry each claim has an id of its own."""
     for index, paper in catalogue.numbered():
@@ -217,6 +236,7 @@ RULES: tuple[Callable[[Catalogue], Iterator[Problem]], ...] = (
     names_are_single,
     titles_are_single,
     links_are_clean,
+    text_is_seen,
     claims_are_single,
     guesses_are_marked,
 )

@@ -99,6 +99,16 @@ BAD: dict[str, tuple[str, str, str, str, str, str]] = {
         "claims.0.reported.baseline",
         "schema",
     ),
+    "text read backwards": (
+        TITLE,
+        'title: "\\u202eBackwards"',
+        *("invisible", "breaker", "title holds the invisible character U+202E", "type the text anew"),
+    ),
+    "hidden mark in a claim": (
+        "Fewer weeds than without it",
+        "Fewer weeds\u200b than without it",
+        *("invisible", "shield", "says holds the invisible character U+200B", "type the text anew"),
+    ),
     "stage on an attack": (
         "type: attack\n",
         "type: attack\n    stage: alignment\n",
