@@ -56,6 +56,18 @@ def test_the_document(run: Run) -> None:
     assert max(larger["p_scores"], key=larger["p_scores"].get) == "sft"
 
 
+def test_prediction_intervals_beyond_what_a_risk_difference_can_be_are_noted(run: Run) -> None:
+    rows = [(f"{n}", name, events) for n, a in enumerate((5, 60, 95, 20)) for name, events in (("sft", 90), ("a", a))]
+    wide = "study,treatment,events,n\n" + "".join(f"{study},{name},{k},100\n" for study, name, k in rows)
+    narrow = wide.replace("a,5,", "a,50,").replace("a,60,", "a,52,").replace("a,95,", "a,51,").replace("a,20,", "a,49,")
+    said = "read them as ending at -100 or 100 points"
+    assert said in run(wide).stdout
+    assert json.loads(run(wide, "--json").stdout)["effects"]["a"]["sft"]["pi_low"] < -1
+    assert said not in run(narrow).stdout
+    assert said not in run(wide, "--sm", "OR").stdout
+    assert said not in run(wide, "--tau2", "common").stdout
+
+
 def test_the_same_input_gives_the_same_document(run: Run) -> None:
     assert run(ARMS, "--json").stdout == run(ARMS, "--json").stdout
 
