@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 def agreement_command(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]…", help="Papers [default: all reproduced].")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Papers [default: all reproduced].")] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Pairs of a table instead of the records.", dir_okay=False)
     ] = None,
