@@ -1,6 +1,7 @@
 """`hft meta network` as a user meets it: documents, figures, and faults named by line."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,16 @@ def test_figures(run: Run, tmp_path: Path, figure: str) -> None:
     to = tmp_path / "figures" / "out.svg"
     assert run(ARMS, "--plot", str(to), "--figure", figure).exit_code == 0
     assert to.read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_figures_have_a_ground_of_their_own_for_dark_viewers(run: Run, tmp_path: Path) -> None:
+    """The text is dark; browsers and editors show what is transparent on their own ground, which may be dark too."""
+    run(ARMS, "--plot", str(tmp_path / "out.svg"))
+    drawn = (tmp_path / "out.svg").read_text(encoding="utf-8")
+    size = re.search(r'viewBox="0 0 (\d+) (\d+)"', drawn)
+    assert size
+    width, height = size.groups()
+    assert f'<rect width="{width}" height="{height}" fill="white"/>' in drawn
 
 
 def test_repeated_rows_warn_and_count_once(run: Run) -> None:
