@@ -154,12 +154,17 @@ def study(x: Sequence[float], y: Mapping[str, Sequence[float]], x_label: str, y_
     return chart
 
 
-def svg(chart: alt.TopLevelMixin, scheme: str) -> str:
+def svg(chart: alt.TopLevelMixin, scheme: str, background: str = "transparent") -> str:
     """Draw a chart for the "light" or "dark" scheme; equal charts give equal bytes."""
     spec = chart.to_dict()
-    spec["config"] = _config(SCHEMES[scheme])
+    spec["config"] = {"background": background, **_config(SCHEMES[scheme])}
     drawn: str = vl_convert.vegalite_to_svg(spec, vl_version="6.4", show_warnings=False)
     return _renumbered(drawn) + "\n"
+
+
+def sheet(chart: alt.TopLevelMixin) -> str:
+    """Draw a chart that is opened by itself: dark on white, so that it is legible in a dark viewer too."""
+    return svg(chart, "light", "white")
 
 
 def _renumbered(drawn: str) -> str:
@@ -250,7 +255,6 @@ def _config(scheme: Scheme) -> dict[str, Any]:
     axis |= {"domainColor": scheme.grid, "tickColor": scheme.grid, "titleFontWeight": "normal"}
     axis |= {"labelFontSize": 12, "titleFontSize": 12, "labelLimit": 150}
     return {
-        "background": "transparent",
         "font": FONT,
         "view": {"stroke": None},
         "axis": axis,

@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from catalog.measured import Cell, canonical, replicate
 from catalog.meta import effects
@@ -133,6 +132,8 @@ def _without(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _rank(points: Sequence[tuple[float, float]]) -> float | None:
     """Spearman correlation; None for too few points or a constant quantity."""
+    from scipy.stats import spearmanr  # takes longer to import than all records to read
+
     x, y = zip(*points, strict=True)
     return float(spearmanr(x, y).statistic) if len(points) >= FEWEST and len(set(y)) > 1 else None
 

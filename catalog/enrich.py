@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from catalog import invisible
 from catalog.proposals import Evidence
 from catalog.schema import Paper
 from catalog.sources import crossref, openreview, semanticscholar
@@ -90,4 +91,5 @@ class Asking:
 
     def _add(self, slug: str, published: Published | None) -> None:
         if published:
-            self.evidence[slug].elsewhere.append(published)
+            says = " ".join(invisible.without(published.says).split())  # it is shown to people as it stands
+            self.evidence[slug].elsewhere.append(replace(published, says=says))

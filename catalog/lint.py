@@ -4,15 +4,17 @@ import datetime
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from catalog import dedupe, ids, integrity
+from catalog import dedupe, ids, integrity, invisible
 from catalog.papers import FILE, Catalogue, Document, read, validate
 from catalog.problems import Problem, RefusedError, did_you_mean
 from catalog.taxonomy import BASELINES
 
 SECRET = re.compile(r"(?i)(\w*_)?token|access_?token|api_?key|key|sig(nature)?|secret|password|auth|expires|x-amz-.*")
 TRACKER = re.compile(r"(?i)utm_.*|fbclid|gclid|mc_[ce]id|ref|ref_src|source|share|si|igsh")
+FORBIDDEN = re.compile(r"""[<>"`\\^{|}]""")  # RFC 3986, appendix A: such an address may be code for what shows it
 BUILT_HOSTS = ("arxiv.org", "openreview.net", "doi.org", "dx.doi.org", "aclanthology.org")
 EXPIRING_HOSTS = ("anonymous.4open.science", "anonymous.github.io")
 RESERVED = (*BASELINES, "poison")
@@ -24,7 +26,7 @@ def check(root: Path) -> list[Problem]:
         catalogue, problems = examine(read(root / FILE))
     except RefusedError as refused:
         return refused.problems
-    return problems + integrity.check(root, catalogue)
+    return list(dict.fromkeys([*problems, *integrity.check(root, catalogue)]))
 
 
 def examine(document: Document) -> tuple[Catalogue, list[Problem]]:
@@ -172,6 +174,9 @@ def link_faults(link: str) -> Iterator[tuple[str, str, str]]:
     has_token = any(SECRET.fullmatch(name) for name in names)
     has_credentials = bool(parts.username or parts.password)
     shown = bare if has_token or has_credentials else link
+    if FORBIDDEN.search(link):
+        fix = "write each as % and its two hexadecimal digits, or copy the address anew"
+        yield "link-characters", f"link has characters that no address has: {shown}", fix
     if parts.scheme == "http":
         yield "link-http", f"link without encryption: {shown}", f"write https:{shown.removeprefix('http:')}"
     if has_credentials:
@@ -184,6 +189,27 @@ def link_faults(link: str) -> Iterator[tuple[str, str, str]]:
         yield "link-tracker", f"link carries a tracker: {shown}", f"write {bare}"
     elif "?" in link:
         yield "link-query", f"link carries a stray query: {shown}", f"write {bare}"
+
+
+def text_is_seen(catalogue: Catalogue) -> Iterator[Problem]:
+    """No text holds characters that nobody sees: with some, what is shown is not what is written."""
+    for index, paper in catalogue.numbered():
+        whole = paper.model_dump_json()
+        if whole.isprintable() and "\\" not in whole:  # nearly every entry, and much faster than text by text
+            continue
+        for place, text in _texts(("papers", index), paper.model_dump(exclude_none=True)):
+            if name := invisible.named(text):
+                message, fix = f"{place[-1]} holds the invisible character {name}", "type the text anew without it"
+                yield catalogue.document.problem("invisible", place, message, fix)
+
+
+def _texts(place: tuple[str | int, ...], value: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every text below a place, and where it stands."""
+    if isinstance(value, str):
+        yield place, value
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, part in parts:
+        yield from _texts((*place, key), part)
 
 
 def claims_are_single(catalogue: Catalogue) -> Iterator[Problem]:
@@ -217,6 +243,7 @@ RULES: tuple[Callable[[Catalogue], Iterator[Problem]], ...] = (
     names_are_single,
     titles_are_single,
     links_are_clean,
+    text_is_seen,
     claims_are_single,
     guesses_are_marked,
 )

@@ -4,16 +4,19 @@ A cell is everything that was measured under one condition with one arm: all its
 what they are; nothing computed here is ever written back to them.
 """
 
+from __future__ import annotations
+
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from catalog.meta import effects
 from catalog.meta.effects import Estimate, Replicate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Record = Mapping[str, Any]
 
@@ -53,7 +56,7 @@ class Cell:
     before: dict[str, Estimate]
     mechanisms: dict[str, Estimate]
     versus_sft: dict[str, Estimate] = field(default_factory=dict)
-    twin: "Cell | None" = field(default=None, repr=False)
+    twin: Cell | None = field(default=None, repr=False)
 
     @property
     def attack(self) -> dict[str, Any]:
@@ -117,6 +120,8 @@ def frame(found: Iterable[Cell]) -> pd.DataFrame:
     Columns: who (paper, arm, version, method, settings), the fields of the condition (attack and strength
     or level apart), and for each metric its value, _low, _high, _prompts, and _vs_sft with its bounds.
     """
+    import pandas as pd
+
     return pd.DataFrame([_row(cell) for cell in found])
 
 

@@ -23,7 +23,8 @@ def check(
     from catalog import lint, missing
 
     home = root()
-    found = lint.check(home)
+    with refusals():
+        found = lint.check(home)
     problems = [problem for problem in found if not problem.warning]
     complain([problem for problem in found if problem.warning or not as_json])
     with refusals():

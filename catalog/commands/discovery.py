@@ -67,7 +67,7 @@ def discover(
 
 def triage(
     papers: Annotated[
-        list[str] | None, typer.Argument(metavar="[list | ID...]", help="Pending papers [default: list them].")
+        list[str] | None, typer.Argument(metavar="list | ID", help="Pending papers [default: list them].")
     ] = None,
     accept: Annotated[bool, typer.Option("--accept", help="Add them to papers.yaml.")] = False,
     reject: Annotated[bool, typer.Option("--reject", help="Move them to excluded.yaml; needs --rule.")] = False,

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from catalog.commands.shared import Output, refusals, root
+from catalog.commands.shared import refusals, root
 
 if TYPE_CHECKING:
     from catalog.schema import Head, Paper
+
+Target = Annotated[Path, typer.Option("-o", "--output", help="File to write; - is standard output.")]
 
 app = typer.Typer(no_args_is_help=True, help="Write the catalogue or the records in another format.")
 
 
 @app.command()
-def bibtex(output: Output) -> None:
+def bibtex(output: Target) -> None:
     """Write all papers as a BibTeX file for bibtex or biber, with keys such as huang2024vaccine."""
     from catalog.exports import bibtex as bibliographies
 
@@ -28,7 +30,7 @@ def bibtex(output: Output) -> None:
 
 
 @app.command("csv")
-def table(output: Output) -> None:
+def table(output: Target) -> None:
     """Write all papers as CSV, one row a paper; `hft export dictionary` explains the columns."""
     from catalog.exports import rows
 
@@ -38,7 +40,7 @@ def table(output: Output) -> None:
 
 
 @app.command("json")
-def document(output: Output) -> None:
+def document(output: Target) -> None:
     """Write the whole of papers.yaml as one JSON document."""
     from catalog.exports import rows
 
@@ -48,7 +50,7 @@ def document(output: Output) -> None:
 
 
 @app.command()
-def ris(output: Output) -> None:
+def ris(output: Target) -> None:
     """Write all papers as an RIS file for reference managers."""
     from catalog.exports import ris as references
 
@@ -58,7 +60,7 @@ def ris(output: Output) -> None:
 
 
 @app.command()
-def records(output: Output) -> None:
+def records(output: Target) -> None:
     """Write all run records as JSON Lines, one flat row a record."""
     from catalog import integrity
     from catalog.exports import records as lines
@@ -69,7 +71,7 @@ def records(output: Output) -> None:
 
 
 @app.command()
-def dictionary(output: Output) -> None:
+def dictionary(output: Target) -> None:
     """Write what every column of the CSV and of the records means, as JSON."""
     from catalog.exports import dictionary as meanings
 
@@ -87,6 +89,9 @@ def _catalogue() -> tuple[Head, list[Paper]]:
 def _write(output: Path, text: str, told: str) -> None:
     from catalog import atomic
 
+    if output == Path("-"):
+        typer.echo(text.encode(), nl=False)
+        return
     output.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(output, text.encode())
     typer.echo(f"{output}: {told}", err=True)

@@ -14,7 +14,7 @@ from catalog.terminal import emit, table
 
 def run(
     papers_: Annotated[
-        list[str] | None, typer.Argument(metavar="ID...", help="Slugs, arXiv ids, URLs, sft, non-aligned.")
+        list[str] | None, typer.Argument(metavar="ID", help="Slugs, arXiv ids, URLs, sft, non-aligned.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every module and both baselines.")] = False,
     kinds: Annotated[str, typer.Option("--type", help="With --all: only these types, as in attack,defense.")] = "",
@@ -80,7 +80,7 @@ def run(
 
 
 def results(
-    paper: Annotated[str | None, typer.Argument(metavar="[ID|verify]", help="A paper, or the word verify.")] = None,
+    paper: Annotated[str | None, typer.Argument(metavar="ID|verify", help="A paper, or the word verify.")] = None,
     folder: Annotated[
         Path | None, typer.Option("--results", help="Where records are [default: reproduce/results].")
     ] = None,

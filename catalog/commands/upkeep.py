@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def sync(
-    papers: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Papers [default: all].")] = None,
+    papers: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Papers [default: all].")] = None,
     ids: Annotated[str | None, typer.Option(metavar="ID,...", help="The same, with commas.")] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Make the proposed edits of papers.yaml.")] = False,
     titles: Annotated[bool, typer.Option("--titles", help="With --apply: also replace titles of our own.")] = False,

@@ -5,7 +5,7 @@ import html
 import re
 from dataclasses import replace
 
-from catalog import ids, venues
+from catalog import ids, invisible, venues
 from catalog.candidates import Candidate
 from catalog.importers import addresses, days
 from catalog.importers.reading import Reading, Reference
@@ -54,8 +54,8 @@ def _bare(title: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Text without HTML entities (even when escaped twice), simple HTML tags and stray space."""
-    return " ".join(TAGS.sub("", _unescaped(_unescaped(text))).replace("\u200b", "").split())
+    """Text without HTML entities (even when escaped twice), simple HTML tags, stray space and what nobody sees."""
+    return " ".join(invisible.without(TAGS.sub("", _unescaped(_unescaped(text)))).split())
 
 
 def _unescaped(text: str) -> str:

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 def agreement_command(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]…", help="Papers [default: all reproduced].")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Papers [default: all reproduced].")] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Pairs of a table instead of the records.", dir_okay=False)
     ] = None,
@@ -124,12 +122,12 @@ def _from_csv(csv: Path, reported: str, measured: str) -> Pairs:
 
 
 def _draw(found: Agreement, to: Path, *, points: bool) -> None:
-    from catalog.charts import svg
+    from catalog.charts import sheet
     from catalog.meta.agreement_chart import scatter
 
     to.parent.mkdir(parents=True, exist_ok=True)
     factor, unit = (100.0, " effect (points)") if points else (1.0, "")
-    to.write_text(svg(scatter(found, factor, unit), "light"), encoding="utf-8")
+    to.write_text(sheet(scatter(found, factor, unit)), encoding="utf-8")
     typer.echo(f"{to}: scatter of {len(found.pairs)} claims", err=True)
 
 

@@ -30,7 +30,8 @@ class Data:
     """Effects to pool. `df` are the degrees of freedom of the sampling variances, infinite when taken as known.
 
     `measure` is GEN for effects of a scale that was not named. `clusters` and `levels` name the base model or paper,
-    and the setting, of each effect. `sizes` says what each effect rests on, for a figure.
+    and the setting, of each effect. `sizes` says what each effect rests on, for a figure. `empty_arms` is the share of
+    arms without an event, where effects come from counts.
     """
 
     labels: Sequence[str]
@@ -44,6 +45,7 @@ class Data:
     excluded: int = 0
     notes: tuple[str, ...] = ()
     sizes: Sequence[str] | None = None
+    empty_arms: float = 0.0
 
     def at(self, places: NDArray[np.intp]) -> "Data":
         """The effects at these places."""

@@ -133,12 +133,12 @@ def _of_effects(
         marks = np.array(optimism.own_marks(own, studies.texts(own)))[kept]
         made["self_evaluated"] = bias_document.contrast(optimism.evaluators(data, marks.tolist(), tau2))
     if plot:
-        from catalog.charts import svg
+        from catalog.charts import sheet
         from catalog.meta.funnel import funnel
 
         plot.parent.mkdir(parents=True, exist_ok=True)
         drawn = funnel(data, heights, axis, pooled.estimate, found.filled[0] if found.filled else None)
-        plot.write_text(svg(drawn, "light"), encoding="utf-8")
+        plot.write_text(sheet(drawn), encoding="utf-8")
         typer.echo(f"{plot}: funnel plot", err=True)
     return made
 

@@ -7,7 +7,7 @@ from typing import cast
 from catalog.meta import analysis
 from catalog.meta.analysis import Data
 from catalog.meta.bias import Asymmetry, Diagnosis, Filled
-from catalog.meta.document import Document, plain
+from catalog.meta.document import Document, empty_arms, plain
 from catalog.meta.effects import Estimate
 from catalog.meta.optimism import Contrast, Gap
 from catalog.meta.pool import Pooled
@@ -38,7 +38,7 @@ def document(
                 for label, y, v, size, height in points
             ],
         },
-        "notes": [*data.notes, *found.notes, *pooled.notes],
+        "notes": [*data.notes, *empty_arms(data, with_mh=True), *found.notes, *pooled.notes],
         "method": {"input": source},
     }
     return cast("Document", plain(made))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+
+from catalog.meta.pool import quantile, two_sided
 
 Vector = NDArray[np.float64]
 FEWEST = 3  # clusters below which nothing is claimed beyond them (design, section 0)
@@ -52,8 +53,8 @@ def interval(estimate: float, se: float, df: float, level: float = 0.95) -> Inte
     """Return estimate ± t_df · se with its two-sided p-value; NaN limits without degrees of freedom."""
     if not (df > 0 and se > 0):
         return Interval(estimate, se, df, float("nan"), float("nan"), float("nan"))
-    reach = float(t.ppf(0.5 + level / 2, df)) * se
-    return Interval(estimate, se, df, estimate - reach, estimate + reach, 2 * float(t.sf(abs(estimate) / se, df)))
+    reach = quantile(df, level) * se
+    return Interval(estimate, se, df, estimate - reach, estimate + reach, two_sided(estimate / se, df))
 
 
 def claim_note(clusters: int) -> str | None:

@@ -154,11 +154,11 @@ def pool_command(
             origin=origin,
         )
         if plot:
-            from catalog.charts import svg
+            from catalog.charts import sheet
             from catalog.meta.forest import forest
 
             plot.parent.mkdir(parents=True, exist_ok=True)
-            plot.write_text(svg(forest(data, found), "light"), encoding="utf-8")
+            plot.write_text(sheet(forest(data, found)), encoding="utf-8")
             typer.echo(f"{plot}: forest plot", err=True)
     if as_json:
         emit(made)

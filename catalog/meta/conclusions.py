@@ -30,8 +30,9 @@ class Conclusion:
 def of_effect(found: Pooled, clusters: int, effect: Effect, margins: Margins) -> str:
     """What a pooled difference to SFT shows.
 
-    Harmful score: lowered or raised (95 % interval beside 0), or no effect (90 % interval inside the smallest effect
-    worth having, TOST). Accuracy: kept when the 95 % interval excludes a loss of the margin, lost when it lies below 0.
+    Harmful score: lowered or raised (95 % interval beside 0), or practically no effect (90 % interval inside the
+    smallest effect worth having, TOST). Accuracy: kept when the 95 % interval excludes a loss of the margin, lost when
+    it lies below 0.
     """
     if clusters < FEWEST:
         return NO_CLAIM
@@ -45,7 +46,7 @@ def of_effect(found: Pooled, clusters: int, effect: Effect, margins: Margins) ->
         return "raises HS"
     reach = quantile(found.df, 1 - 2 * margins.alpha) * found.se
     inside = -margins.m_sup < found.estimate - reach and found.estimate + reach < margins.m_sup
-    return "no effect on HS" if inside else f"{OPEN} HS"
+    return "practically no effect on HS" if inside else f"{OPEN} HS"
 
 
 def document(conclusions: Mapping[str, Conclusion]) -> Document:

@@ -12,7 +12,7 @@ from catalog.meta.analysis import ChoiceError, Choices, Data
 from catalog.meta.heterogeneity import I2_DEFINITIONS, Heterogeneity, I2Definition
 from catalog.meta.pool import Pooled
 from catalog.meta.regress import Permutation, Regression
-from catalog.meta.sizes import ZERO_CELLS, Measure
+from catalog.meta.sizes import MANY_EMPTY, ZERO_CELLS, Measure
 
 Document = dict[str, Any]
 
@@ -40,9 +40,13 @@ def pooled(
     """
     found = analysis.pooled(data, choices)
     names, places = analysis.units(data, choices)
-    notes = [*data.notes, *found.notes]
-    if data.measure == "RD" and (found.pi_low < -1 or found.pi_high > 1):
-        notes.append("the prediction interval passes what a risk difference can be: read it as ending at 100 points")
+    notes = [*data.notes, *empty_arms(data, with_mh=choices.model != "mh"), *found.notes]
+    passed = [end for end, beyond in (("-100", found.pi_low < -1), ("100", found.pi_high > 1)) if beyond]
+    if data.measure == "RD" and passed:
+        ends = " and ".join(passed)
+        notes.append(
+            f"the prediction interval passes what a risk difference can be: read it as ending at {ends} points"
+        )
     if data.clusters is not None and choices.model in ("random", "common", "mh", "peto") and choices.ci != "cr2":
         notes.append("effects share clusters, which this model ignores: its interval is too narrow (--model clusters)")
     if choices.model in ("mh", "peto"):
@@ -109,7 +113,7 @@ def regression(
         "k": len(data.yi),
         "clusters": analysis.clusters_of(data),
         "k_excluded": data.excluded,
-        "notes": [*data.notes, *found.notes],
+        "notes": [*data.notes, *empty_arms(data, with_mh=False), *found.notes],
         "rows": [{"label": label, "yi": y, "vi": v, "weight": w} for label, y, v, w in rows],
         "coefficients": coefficients,
         "r2": found.r2,
@@ -123,6 +127,14 @@ def regression(
     if permuted:
         made["permutation"] = {"qm_p": permuted.qm_p, "orderings": permuted.orderings, "exact": permuted.exact}
     return cast("Document", plain(made))
+
+
+def empty_arms(data: Data, *, with_mh: bool) -> list[str]:
+    """What to compare log odds ratios with when many arms have no event (design, section 1); with mh if it can be."""
+    if data.measure != "OR" or data.empty_arms <= MANY_EMPTY:
+        return []
+    others = "--model mh and --measure AS, which need" if with_mh else "--measure AS, which needs"
+    return [f"{data.empty_arms:.0%} of the arms have no event: compare with {others} no correction"]
 
 
 def plain(value: Any) -> Any:

@@ -50,7 +50,7 @@ def from_table(
         totals_shown = (counts.total + counts.reference_total).astype(int).tolist()
         data = Data(
             labels=labels, yi=found.yi, vi=found.vi, measure=measure, counts=counts, clusters=clusters, levels=levels,
-            excluded=len(lost), notes=tuple(notes), sizes=[str(n) for n in totals_shown],
+            excluded=len(lost), notes=tuple(notes), sizes=[str(n) for n in totals_shown], empty_arms=found.empty_arms,
         )  # fmt: skip
         return data.at(places), X[places], names
     if not (yi and vi):

@@ -77,12 +77,12 @@ def network_command(
 
 
 def _draw(analysis: "Analysis", figure: Figure, to: Path) -> None:
-    from catalog.charts import svg
+    from catalog.charts import sheet
     from catalog.meta import network_charts
 
     chart = getattr(network_charts, figure)(analysis)
     to.parent.mkdir(parents=True, exist_ok=True)
-    to.write_text(svg(chart, "light"), encoding="utf-8")
+    to.write_text(sheet(chart), encoding="utf-8")
     typer.echo(f"{to}: {figure}", err=True)
 
 

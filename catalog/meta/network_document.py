@@ -72,7 +72,7 @@ def analyse(
         heat=net_heat(studies, found, tested.tau2_within) if tested.testable else None,
         splits=splits(studies, found),
         left_out=left_out,
-        notes=_notes(studies, found, tested, better, left_out),
+        notes=_notes(studies, found, tested, scale, better, left_out),
     )
 
 
@@ -168,8 +168,9 @@ def _split(split: Split) -> dict[str, Any]:
 
 
 def _notes(
-    studies: Sequence[Study], found: Network, tested: Inconsistency, better: Better, left_out: list[LeftOut] | None
-) -> list[str]:
+    studies: Sequence[Study], found: Network, tested: Inconsistency, scale: Scale, better: Better,
+    left_out: list[LeftOut] | None,
+) -> list[str]:  # fmt: skip
     notes = [f"{leader(found, better)}; P-scores order estimates by their standard errors and test nothing"]
     if not tested.testable:
         shape = "a star or tree" if len(studies) and _tree(studies) else "designs close no loop with one another"
@@ -178,6 +179,10 @@ def _notes(
         )
     if found.method != "common" and found.df < 2:
         notes.append(f"no prediction intervals: {found.df} degrees of freedom of Q, two are needed")
+    elif found.method != "common" and scale == "RD" and _beyond_points(found):
+        notes.append(
+            "prediction intervals pass what a risk difference can be: read them as ending at -100 or 100 points"
+        )
     if left_out is None:
         notes.append(
             "intervals take studies as independent; with --cluster the ranking is repeated without each cluster"
@@ -192,6 +197,12 @@ def _notes(
         "intervals take the studies of a cluster as independent; leave_one_cluster_out shows how much hangs on each"
     )
     return notes
+
+
+def _beyond_points(found: Network) -> bool:
+    """Does a prediction interval of two different treatments leave -100 to 100 points?"""
+    apart = ~np.eye(len(found.treatments), dtype=bool)
+    return any(bool((np.abs(side[apart]) > 1).any()) for side in found.prediction())
 
 
 def _tree(studies: Sequence[Study]) -> bool:

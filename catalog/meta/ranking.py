@@ -72,14 +72,19 @@ def ranks(found: Network, better: Better, draws: int = DRAWS, seed: int = SEED) 
 
 
 def leader(found: Network, better: Better) -> str:
-    """Say who is first by P-score, or that nobody is: only with an interval of first minus second free of 0."""
+    """Say who is first by P-score, or that nobody is: only with intervals of first minus every other free of 0.
+
+    The second alone would not do: a treatment further down, of which little is known, may still be better.
+    """
     scores = p_scores(found, better)
-    first, second = sorted(scores, key=lambda name: -scores[name])[:2]
-    at = found.treatments.index(first), found.treatments.index(second)
-    low, high = (float(side[at]) for side in found.interval())
-    if low <= 0 <= high:
-        return f"no winner: the interval of {first} (highest P-score) minus {second} includes 0"
-    return f"{first} ranks first: the interval of its difference from the second, {second}, excludes 0"
+    first, *others = sorted(scores, key=lambda name: -scores[name])
+    at = found.treatments.index(first)
+    low, high = (side[at] for side in found.interval())
+    for other in others:
+        to = found.treatments.index(other)
+        if low[to] <= 0 <= high[to]:
+            return f"no winner: the interval of {first} (highest P-score) minus {other} includes 0"
+    return f"{first} ranks first: the interval of its difference from each other treatment excludes 0"
 
 
 def without_clusters(studies: Sequence[Study], reference: str, method: Tau2, better: Better) -> list[LeftOut]:

@@ -84,6 +84,8 @@ METHOD = {
     " normal ones, so that equal answers of few bases are not certainty), cut at -1 and 1; fewer than 3 clusters carry"
     " no general claim",
     "prediction": "where a new cluster may lie (Higgins, Thompson & Spiegelhalter 2009)",
+    "stages": "the interval is about the mean of these defenses on other bases, the prediction interval about another"
+    " defense of the stage",
     "looks": "every report on other records is a look; intervals are not adjusted for their number",
 }
 

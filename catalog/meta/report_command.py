@@ -80,12 +80,12 @@ def _report(before: Any, results: Path | None) -> Report:
 
 
 def _write(made: Report, to: Path) -> None:
-    from catalog.charts import svg
+    from catalog.charts import sheet
     from catalog.meta.living_figures import figures
 
     to.mkdir(parents=True, exist_ok=True)
     for drawn in figures(made):
-        _replace(to / f"{drawn.stem}.svg", svg(drawn.chart(), "light"))
+        _replace(to / f"{drawn.stem}.svg", sheet(drawn.chart()))
     # the document last: it stands for a report that is whole
     _replace(to / "report.json", json.dumps(made.document, indent=1, ensure_ascii=False) + "\n")
     typer.echo(f"{to / 'report.json'}: written, with its figures", err=True)
@@ -117,7 +117,8 @@ def _show(made: dict[str, Any]) -> None:
         for effect, name in SHOWN.items():
             for stage in bed["stages"][effect]:
                 typer.echo(
-                    f"{stage['stage']} stage, {name}: {_span(stage)}, {stage['k']} defenses, {stage['clusters']} bases"
+                    f"{stage['stage']} stage, {name}: mean of these {stage['k']} defenses on other bases {_span(stage)}"
+                    f" (from {stage['clusters']}; in brackets another defense)"
                 )
         for found in bed["networks"]:
             typer.echo(f"network {found['condition']}, {SHOWN[found['effect']]}: {found['notes'][0]}")

@@ -74,12 +74,16 @@ class Counts:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Effects and their sampling variances; `used` is False where a table carries no information (yi is NaN)."""
+    """Effects and their sampling variances; `used` is False where a table carries no information (yi is NaN).
+
+    `empty_arms` is the share of arms, of all tables, without an event.
+    """
 
     yi: Vector
     vi: Vector
     used: NDArray[np.bool_]
     notes: tuple[str, ...]
+    empty_arms: float
 
 
 def sizes(measure: Measure, counts: Counts) -> Sizes:
@@ -87,7 +91,9 @@ def sizes(measure: Measure, counts: Counts) -> Sizes:
     used = ~counts.uninformative if measure in ("OR", "RR") else np.ones(len(counts.events), dtype=np.bool_)
     with np.errstate(divide="ignore", invalid="ignore"):
         yi, vi = FORMULAS[measure](counts)
-    return Sizes(np.where(used, yi, np.nan), np.where(used, vi, np.nan), used, tuple(_notes(measure, counts, used)))
+    empty = float(np.mean(np.concatenate([counts.events, counts.reference_events]) == 0))
+    notes = tuple(_notes(measure, counts, used))
+    return Sizes(np.where(used, yi, np.nan), np.where(used, vi, np.nan), used, notes, empty)
 
 
 def _risk_difference(counts: Counts) -> tuple[Vector, Vector]:
@@ -136,11 +142,6 @@ def _notes(measure: Measure, counts: Counts, used: NDArray[np.bool_]) -> list[st
     touched = int((counts.with_zero & used).sum())
     if touched and measure != "AS":
         notes.append(f"{touched} of {len(used)} tables have a zero cell: {ZERO_CELLS[measure]}")
-    empty = float(np.mean(np.concatenate([counts.events, counts.reference_events]) == 0))
-    if measure == "OR" and empty > MANY_EMPTY:
-        notes.append(
-            f"{empty:.0%} of the arms have no event: compare with --model mh and --measure AS, which need no correction"
-        )
     return notes
 
 

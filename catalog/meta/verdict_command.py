@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 def verdict_command(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]…", help="Papers [default: all reproduced].")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Papers [default: all reproduced].")] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Claims of a table instead of papers.yaml.", dir_okay=False)
     ] = None,

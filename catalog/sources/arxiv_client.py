@@ -13,7 +13,7 @@ import requests
 from lxml import etree
 from requests.adapters import HTTPAdapter
 
-from catalog import ids
+from catalog import ids, invisible
 from catalog.sources import http
 from catalog.sources.arxiv import CONFIRMED, WITHDRAWN, ArxivPaper, Server
 from catalog.sources.http import BadRequestError, BrokenAnswerError, HostileAnswerError, UnreachableError
@@ -131,7 +131,7 @@ def check_feed(host: str, body: bytes) -> None:
 
 
 def paper(result: arxiv.Result) -> ArxivPaper:
-    """An entry of the feed with its white space mended; ids keep no version, DOIs no prefix."""
+    """An entry of the feed, white space mended and what nobody sees taken out; ids keep no version, DOIs no prefix."""
     name, _, version = _line(result.entry_id).rpartition("v")
     if not version.isdigit():
         name, version = _line(result.entry_id), "1"
@@ -166,7 +166,7 @@ def _doi(text: str | None) -> str | None:
 
 
 def _line(text: str | None) -> str:
-    return re.sub(r"\s+", " ", text or "").strip()
+    return re.sub(r"\s+", " ", invisible.without(text or "")).strip()
 
 
 def _disconnected(host: str, error: requests.ConnectionError) -> Exception:

@@ -233,6 +233,14 @@ def test_fields_are_read_as_the_feed_has_them(server: ArxivServer) -> None:
     assert found["math.GT/0309136"].title == "Old", "arXiv leaves the subject class out"
 
 
+def test_characters_that_nobody_sees_stay_outside(server: ArxivServer) -> None:
+    title = "\u202eTurnips\u202c and\u200b \u2067fields\u2069\u2028of \ufeffkale\u00ad \x85 now"
+    server.put(Entry("2402.01109", title=title, authors=("\u200eZoë\u061c", "علی\u200cرضا")))
+    paper = arxiv.fetch(["2402.01109"], quick(server)).found["2402.01109"]
+    assert paper.title == "Turnips and fields of kale now"
+    assert paper.authors == ("Zoë", "علی\u200cرضا"), "a joiner is spelling"
+
+
 @pytest.mark.parametrize(
     ("comment", "abstract", "withdrawn"),
     [

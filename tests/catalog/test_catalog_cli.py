@@ -88,6 +88,31 @@ def test_export(project: Path, hft: Any, form: str, mark: str) -> None:
     assert mark in (project / "new" / "x").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("form", ["bibtex", "csv", "json", "ris", "dictionary"])
+def test_export_to_standard_output_gives_the_bytes_of_the_file(project: Path, hft: Any, form: str) -> None:
+    hft("export", form, "-o", "x")
+    result = hft("export", form, "-o", "-")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout_bytes == (project / "x").read_bytes()
+    assert not (project / "-").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("meta verdict", "[ID]..."),
+        ("meta agreement", "[ID]..."),
+        ("sync", "[ID]..."),
+        ("run", "[ID]..."),
+        ("triage", "[list | ID]..."),
+        ("results", "[ID|verify]"),
+    ],
+)
+def test_usage_names_arguments_once(hft: Any, command: str, usage: str) -> None:
+    line = hft(*command.split(), "--help").stdout.splitlines()[0]
+    assert line == f"Usage: root {command} [OPTIONS] {usage}"
+
+
 def test_the_root_is_found_from_below(project: Path, hft: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     below = project / "reproduce" / "deep"
     below.mkdir(parents=True)
@@ -104,7 +129,12 @@ def test_help_loads_nothing_heavy_and_reading_never_torch() -> None:
     modules = "import sys; print(*sys.modules, file=sys.stderr)"
     run = "from typer.testing import CliRunner; from catalog.cli import app; CliRunner().invoke(app, {})"
     heavy = {"torch", "pandas", "sqlalchemy", "ruamel.yaml", "transformers", "numpy"}
-    for arguments, unwanted in ((["--help"], heavy | {"pydantic"}), (["list"], {"torch", "transformers"})):
+    pool = ["meta", "pool", "--method", "vaccine", "--json"]
+    for arguments, unwanted in (
+        (["--help"], heavy | {"pydantic"}),
+        (["list"], {"torch", "transformers"}),
+        (pool, {"torch", "transformers", "pandas", "scipy.stats", "altair"}),
+    ):
         code = f"{run.format(arguments)}; {modules}"
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]

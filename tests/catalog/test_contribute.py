@@ -164,7 +164,7 @@ def test_a_twin_on_arxiv_of_a_known_paper_is_no_second_entry(project: Path, hft:
         (["https://example.org/paper.pdf"], 2, "no address of a paper"),
         (["2412.07097", "--stage", "alignment", "--type", "attack"], 2, "for defenses"),
         (["2412.07097", "--type", "atack"], 2, "'attack'"),
-        (["2412.07097", "--date", "2024-13-01"], 2, "month"),
+        (["2412.07097", "--date", "2024-13-01"], 2, "--date '2024-13-01' is no day"),
         (["2412.07097", "--arxiv-url", "ftp://x"], 2, "no http address"),
         (["10.1145/3658644.1", "--offline"], 1, "--title, --date, --venue"),
         (["2412.07097", "--offline", "--venue", "Gardeners' Weekly 2024"], 1, "unknown venue"),
@@ -172,6 +172,8 @@ def test_a_twin_on_arxiv_of_a_known_paper_is_no_second_entry(project: Path, hft:
         (["2412.07097", "--offline", "--tag", "perturbations"], 1, "'perturbation'"),
         (["2412.07097", "--offline", "--code", "https://github.com/a/b?token=ghp_x"], 1, "token"),
         (["2412.07097", "--offline", "--title", "x", "--code", "javascript:alert(1)"], 1, "links.code"),
+        (["2412.07097", "--offline", "--title", "A \u2067title"], 1, "title holds the invisible character U+2067"),
+        (["2412.07097", "--offline", "--author", "Ann\u202e Bell"], 1, "holds the invisible character U+202E"),
     ],
 )
 def test_what_cannot_be_added_is_refused_and_changes_nothing(

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from catalog import readme
+
+DRIFT = readme.drift  # the fixture takes it out
+
 TOMORROW = datetime.date.today() + datetime.timedelta(days=1)
 CODE = "links: {code: https://github.com/gardeners/shield}"
 TITLE = 'title: "A Handful of Turnips Breaks Any Gardener"'
@@ -98,6 +102,21 @@ BAD: dict[str, tuple[str, str, str, str, str, str]] = {
         "shield",
         "claims.0.reported.baseline",
         "schema",
+    ),
+    "text read backwards": (
+        TITLE,
+        'title: "\\u202eBackwards"',
+        *("invisible", "breaker", "title holds the invisible character U+202E", "type the text anew"),
+    ),
+    "hidden mark in a claim": (
+        "Fewer weeds than without it",
+        "Fewer weeds\u200b than without it",
+        *("invisible", "shield", "says holds the invisible character U+200B", "type the text anew"),
+    ),
+    "link with code in it": (
+        "https://github.com/gardeners/shield",
+        "https://github.com/gardeners/<b>`shield`",
+        *("link-characters", "shield", "characters that no address has", "hexadecimal"),
     ),
     "stage on an attack": (
         "type: attack\n",
@@ -321,6 +340,23 @@ def test_broken_yaml_stops_every_command(
     assert files(project) == before
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("stage: alignment", "stage: aligment", "papers.yaml:32: shield: unknown stage 'aligment'"),
+        ("papers:\n", "stray: 1\npapers:\n", "unknown key stray"),
+    ],
+)
+def test_a_fault_that_keeps_the_readme_from_being_compared_is_told_once(
+    project: Path, hft: Any, edit: Any, monkeypatch: pytest.MonkeyPatch, old: str, new: str, said: str
+) -> None:
+    monkeypatch.setattr(readme, "drift", DRIFT)
+    edit(old, new)
+    result = hft("check")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.count(said) == 1
+
+
 @pytest.mark.parametrize("command", [["build"], ["list", "--json"], ["show", "shield"], ["search", "garden"]])
 def test_a_faulty_entry_is_never_built(project: Path, hft: Any, edit: Any, command: list[str]) -> None:
     edit("stage: alignment", "stage: aligment")
@@ -340,3 +376,13 @@ def test_what_is_no_catalogue_at_all(project: Path, hft: Any, text: str) -> None
         assert result.exit_code == 1, result.output
         assert isinstance(result.exception, SystemExit)
         assert "papers.yaml:" in result.stderr
+
+
+def test_a_file_that_is_gone_is_named_instead_of_a_traceback(
+    project: Path, hft: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readme, "drift", DRIFT)
+    result = hft("check")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert f"{project / 'pyproject.toml'}: No such file or directory" in result.stderr

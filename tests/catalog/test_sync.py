@@ -457,6 +457,12 @@ def test_sources_that_agree_make_an_upgrade(project: Path, elsewhere: dict[str, 
     assert (S2, {"fields": ["externalIds,venue,year,journal"]}) in Elsewhere.asked
 
 
+def test_what_sources_say_is_shown_as_one_line_of_text(elsewhere: dict[str, Any], sync: Any) -> None:
+    elsewhere[S2] = [{"venue": "Neural\n Information\u202e Processing\x1b Systems", "year": 2023}]
+    (proposal,) = report(sync("--json", sources="semanticscholar"))["proposals"]
+    assert proposal["because"] == ["Semantic Scholar: Neural Information Processing Systems 2023"]
+
+
 def test_sources_that_disagree_and_one_alone_change_nothing(
     project: Path, elsewhere: dict[str, Any], sync: Any, server: ArxivServer
 ) -> None:

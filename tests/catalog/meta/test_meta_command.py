@@ -97,6 +97,17 @@ def test_uninformative_tables_are_excluded_by_name_and_the_rule_is_stated(answer
     assert answer(f"{COUNTS} --measure RD")["k"] == 4
 
 
+def test_many_arms_without_events_name_other_ways_but_never_the_one_taken(answer):
+    """Three of eight arms have no event."""
+    for model, others in (("random", "--model mh and --measure AS, which need"), ("mh", "--measure AS, which needs")):
+        notes = answer(f"{COUNTS} --measure OR --model {model}")["notes"]
+        assert f"38% of the arms have no event: compare with {others} no correction" in notes
+    table = "study,a,n1,c,n2,x\nA,4,20,9,20,1\nB,0,30,5,28,2\nC,0,10,3,10,3\nD,12,50,20,50,5\n"
+    notes = answer("regress --csv t.csv --events a,c --totals n1,n2 --measure OR --mods x", t=table)["notes"]
+    assert "25% of the arms have no event: compare with --measure AS, which needs no correction" in notes
+    assert not [note for note in answer(f"{COUNTS} --measure RD")["notes"] if "have no event" in note]
+
+
 def test_words_become_indicators(answer):
     found = answer("regress --csv studies.csv --yi yi --vi vi --mods kind")
     assert [one["name"] for one in found["coefficients"]] == ["intercept", "kind=y"]
@@ -274,11 +285,20 @@ def test_csv_of_a_spreadsheet_with_quotes_and_a_byte_order_mark(answer):
     assert [row["label"] for row in rows] == ["Doe, 2020", "Roe"]
 
 
-@pytest.mark.parametrize(("effects", "noted"), [((-0.95, -0.1, -0.6), True), ((-0.52, -0.5, -0.48), False)])
-def test_a_prediction_interval_beyond_what_a_risk_difference_can_be_is_noted(ask, effects, noted):
+@pytest.mark.parametrize(
+    ("effects", "arms", "ends"),
+    [
+        ((-0.95, -0.85, -0.8), "a,c --totals n1,n2", "-100"),
+        ((-0.95, -0.85, -0.8), "c,a --totals n2,n1", "100"),
+        ((-0.95, -0.1, -0.6), "a,c --totals n1,n2", "-100 and 100"),
+        ((-0.52, -0.5, -0.48), "a,c --totals n1,n2", None),
+    ],
+)
+def test_a_prediction_interval_beyond_what_a_risk_difference_can_be_is_noted(ask, effects, arms, ends):
     counts = "".join(f"S{i},{round(100 + 100 * y)},100,100,100\n" for i, y in enumerate(effects))
-    result = ask("pool --csv wide.csv --measure RD --events a,c --totals n1,n2", wide=f"study,a,n1,c,n2\n{counts}")
-    assert ("passes what a risk difference can be" in result.stdout) == noted, result.output
+    result = ask(f"pool --csv wide.csv --measure RD --events {arms}", wide=f"study,a,n1,c,n2\n{counts}")
+    assert (" can be: read it as ending at" in result.stdout) == bool(ends), result.output
+    assert f" ending at {ends} points" in result.stdout or not ends
 
 
 @pytest.mark.parametrize("command", ["report", "verdict lisa", "agreement", "plan --from lisa", "pool --method lisa"])

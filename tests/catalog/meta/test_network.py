@@ -204,6 +204,17 @@ def test_ranks_are_those_of_the_estimates_and_no_winner_is_named_within_the_nois
     assert leader(clear, "smaller").startswith("no winner: ") == bool(clear.interval()[1][1, 2] >= 0)
 
 
+def test_a_winner_is_apart_from_every_other_treatment_not_only_from_the_second() -> None:
+    """Far more is known of b than of c, which comes third and may yet be better than a."""
+    known = [Contrast("", "1", "a", "sft", -0.5, 1e-4), Contrast("", "2", "b", "sft", -0.4, 1e-4)]
+    vague = Contrast("", "3", "c", "sft", -0.1, 0.16)
+    for rows, says in ((known, "a ranks first: "), ([*known, vague], "no winner: the interval of a ")):
+        found = network(from_contrasts(rows)[0], "sft", "common")
+        assert sorted(p_scores(found, "smaller"), key=p_scores(found, "smaller").get, reverse=True)[:2] == ["a", "b"]
+        assert leader(found, "smaller").startswith(says)
+    assert leader(found, "smaller").endswith("minus c includes 0")
+
+
 def test_leaving_out_clusters_names_what_disappears() -> None:
     studies = [Study(s.name, s.treatments, s.effects, s.variances, s.name[0]) for s in star(2)]
     analysis = analyse(studies, "sft", "RD", "REML", "smaller")

@@ -1,6 +1,7 @@
 """`hft meta network` as a user meets it: documents, figures, and faults named by line."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,18 @@ def test_the_document(run: Run) -> None:
     assert max(larger["p_scores"], key=larger["p_scores"].get) == "sft"
 
 
+def test_prediction_intervals_beyond_what_a_risk_difference_can_be_are_noted(run: Run) -> None:
+    rows = [(f"{n}", name, events) for n, a in enumerate((5, 60, 95, 20)) for name, events in (("sft", 90), ("a", a))]
+    wide = "study,treatment,events,n\n" + "".join(f"{study},{name},{k},100\n" for study, name, k in rows)
+    narrow = wide.replace("a,5,", "a,50,").replace("a,60,", "a,52,").replace("a,95,", "a,51,").replace("a,20,", "a,49,")
+    said = "read them as ending at -100 or 100 points"
+    assert said in run(wide).stdout
+    assert json.loads(run(wide, "--json").stdout)["effects"]["a"]["sft"]["pi_low"] < -1
+    assert said not in run(narrow).stdout
+    assert said not in run(wide, "--sm", "OR").stdout
+    assert said not in run(wide, "--tau2", "common").stdout
+
+
 def test_the_same_input_gives_the_same_document(run: Run) -> None:
     assert run(ARMS, "--json").stdout == run(ARMS, "--json").stdout
 
@@ -80,6 +93,16 @@ def test_figures(run: Run, tmp_path: Path, figure: str) -> None:
     to = tmp_path / "figures" / "out.svg"
     assert run(ARMS, "--plot", str(to), "--figure", figure).exit_code == 0
     assert to.read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_figures_have_a_ground_of_their_own_for_dark_viewers(run: Run, tmp_path: Path) -> None:
+    """The text is dark; browsers and editors show what is transparent on their own ground, which may be dark too."""
+    run(ARMS, "--plot", str(tmp_path / "out.svg"))
+    drawn = (tmp_path / "out.svg").read_text(encoding="utf-8")
+    size = re.search(r'viewBox="0 0 (\d+) (\d+)"', drawn)
+    assert size
+    width, height = size.groups()
+    assert f'<rect width="{width}" height="{height}" fill="white"/>' in drawn
 
 
 def test_repeated_rows_warn_and_count_once(run: Run) -> None:
