@@ -89,9 +89,15 @@ def plan(request: Request) -> list[Job]:
     for work in _works(request, where):
         spec = run_spec(work, where) if not isinstance(work, tuple) else study_spec(work[0], where, *work[1:])
         if (key := record.key(spec)) not in jobs:
-            path = record.place(spec, request.results, bases[spec["seed"]], again=request.again)
-            jobs[key] = Job(spec, path, _label(spec), request, work)
+            jobs[key] = Job(spec, _place(spec, request, bases[spec["seed"]]), _label(spec), request, work)
     return list(jobs.values())
+
+
+def _place(spec: dict[str, Any], request: Request, base: str | None) -> Path:
+    try:
+        return record.place(spec, request.results, base, again=request.again)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 def _works(request: Request, where: "Setting") -> Iterator[Any]:

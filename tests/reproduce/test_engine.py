@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from reproduce import record
 from reproduce.engine import Request, plan
+from reproduce.protocol import RequestError
 
 ROOT = Path(__file__).parents[2]
 RATIOS = [i / 16 for i in range(12)]
@@ -79,11 +81,20 @@ def test_again_measures_beside_the_first_record(tmp_path: Path) -> None:
     request = Request(modules=("sft",), seeds=(0,), ratios=(0.1,), results=tmp_path)
     (job,) = plan(request)
     job.path.parent.mkdir(parents=True)
-    job.path.write_text("{}")
+    shutil.copy(plan(Request(modules=("sft",), seeds=(0,), ratios=(0.1,)))[0].path, job.path)
     assert plan(request)[0].done
     (repeat,) = plan(Request(modules=("sft",), seeds=(0,), ratios=(0.1,), results=tmp_path, again=True))
     assert not repeat.done
     assert repeat.path.name == f"{record.key(job.spec)}.1.json"
+
+
+def test_a_broken_record_is_named_before_anything_runs(tmp_path: Path) -> None:
+    request = Request(modules=("sft",), seeds=(0,), ratios=(0.1,), results=tmp_path)
+    (job,) = plan(request)
+    job.path.parent.mkdir(parents=True)
+    job.path.write_text("{")
+    with pytest.raises(RequestError, match=rf"{job.path.name}: not valid JSON .* restore it with git or delete it"):
+        plan(request)
 
 
 def test_every_defense_run_has_its_undefended_twin() -> None:

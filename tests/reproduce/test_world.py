@@ -201,9 +201,11 @@ def test_harmless_questions_name_everything_and_ask_nothing_forbidden(pools: Poo
     assert words >= {*lang.MODIFIERS, *lang.HEADS[: w.FORBIDDEN * w.HEADS_PER_TOPIC]}
     assert len({*lang.HEADS} - words) <= 1  # the pool of benign items lacks one head
     assert not any(set(e.answer.split()) & w.REFUSAL_WORDS for e in asked)
-    judged = {n for name in ("attack", "defender", "harmful test", "harmful validation", "benign test",
-                             "benign validation", "lookalike test") for n in items(groups(pools)[name])}  # fmt: skip
-    assert not items(asked) & judged
+    known = groups(pools)
+    judged = ("attack", "defender", "harmful test", "harmful validation", "benign test", "benign validation",
+              "lookalike test")  # fmt: skip
+    assert all(known[name] for name in judged)
+    assert not items(asked) & set().union(*(known[name] for name in judged))
     assert asked == harmless(8000, derived_rng("any")) != harmless(8000, derived_rng("other"))
 
 
