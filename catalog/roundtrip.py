@@ -21,11 +21,17 @@ def round_trip() -> YAML:
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.representer.add_representer(type(None), _null)
+    yaml.representer.add_representer(str, _text)
     return yaml
 
 
 def _null(representer: Any, _: None) -> Any:
     return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+def _text(representer: Any, value: str) -> Any:
+    """Quoted where it begins with a question mark, which ruamel writes plain and cannot read back on one line."""
+    return representer.represent_scalar("tag:yaml.org,2002:str", value, style='"' if value.startswith("?") else None)
 
 
 def parse(text: str) -> CommentedMap:

@@ -70,6 +70,14 @@ def test_any_style_becomes_one_form_with_the_same_facts(entries: list[dict[str, 
     assert facts(once)["papers"] == by_date
 
 
+@pytest.mark.parametrize("word", ["?0", "?ab", "a?", "what?!"])
+def test_a_question_mark_in_front_is_quoted_where_one_line_needs_it(word: str) -> None:
+    text = f"schema: 1\npapers:\n  - id: a\n    title: b\n    authors:\n      - {word}\n    date: 2024-01-01\n"
+    once = canonical(document(text))
+    assert facts(once)["papers"][0]["authors"] == [word]
+    assert canonical(document(once)) == once
+
+
 def test_the_fixture_and_the_real_catalogue_are_stable_to_the_byte() -> None:
     assert canonical(document(GARDEN)) == GARDEN
     real = (Path(__file__).parents[2] / "papers.yaml").read_text(encoding="utf-8")

@@ -252,7 +252,7 @@ def test_killed_in_the_middle_nothing_is_lost_and_the_next_run_is_whole(garden: 
     [
         ([], "--since"),
         (["--since", "2024-01-01", "--evaluate"], "either"),
-        (["--since", "2024-13-01"], "month"),
+        (["--since", "2024-13-01"], "--since '2024-13-01' is no day"),
         (["--since", "2999-01-01"], "future"),
         (["--since", "2024-01-01", "--arxiv-url", "ftp://x"], "http"),
         (["--since", "2024-01-01", "--delay", "1"], "3 s"),

@@ -27,7 +27,7 @@ ALWAYS = ("title", "authors", "date", "ids", "venue", "type", "stage", "tags")
 def facts(entry: dict[str, Any], form: str) -> dict[str, Any]:
     """What a format carries of an entry: all of it, but RIS and BibTeX have no slug and no page beside the ids."""
     if form in ("csv", "json"):
-        return {key: value for key, value in entry.items() if value}  # an empty list says as much as none
+        return schema.Paper.model_validate(entry).model_dump()
     links = {kind: link for kind, link in (entry.get("links") or {}).items() if kind != "paper"}
     return {"links": links, **{key: entry.get(key) for key in ALWAYS}}
 
