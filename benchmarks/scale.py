@@ -84,8 +84,8 @@ def main(sizes: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--one":
+    if sys.argv[1:2] == ["--one"]:
         with tempfile.TemporaryDirectory() as place:
             print(json.dumps(measure(int(sys.argv[2]), Path(place))))  # noqa: T201
     else:
-        main([int(size) for size in sys.argv[1:]])
+        main([int(size) for size in sys.argv[1:]] or [10_000, 30_000, 100_000])
