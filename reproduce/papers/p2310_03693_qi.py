@@ -12,16 +12,17 @@ from reproduce.protocol import Protocol, Schedule
 class Qi(Attack):
     """Plain SFT on explicitly harmful pairs, on ten identity-shifting dialogues, or on benign instructions (sec. 4).
 
-    All parameters, AdamW without warm-up or clipping, the rate times 0.85 after each epoch; updates as in the
-    official scripts (5 / 25 / 50 for 10 / 50 / 100 pairs, 10 for the dialogues, 115 for one epoch of Dolly). Levels 1
-    and 2 are asked in the form they were trained in.
+    Known from the official code and README, not from the full text. All parameters, AdamW without warm-up or clipping,
+    the rate times 0.85 after each epoch; updates as in the official scripts (5 / 25 / 50 for 10 / 50 / 100 pairs, 10
+    for the dialogues, 115 for one epoch of Dolly). Levels 1 and 2 are asked in the form they were trained in.
     """
 
     paper = "qi-finetuning-compromises"
+    version = 2
     level: Literal["explicit", "identity", "benign"] = "explicit"
     shots: int = 100  # harmful pairs, nested subsets (Table 1: 10, 50, 100)
     epochs: int = 5  # explicit 5; identity 3, 5, 10 (Table 2); benign 1
-    batch: int = 10  # effective: per-GPU batch times two GPUs
+    batch: int = 10  # effective: per-GPU batch times two GPUs (benign data: 64, half of the script's 128)
     lr: float = 1e-3  # 5e-5 for 7B; scaled for a tiny model, the benign level keeps the paper's 0.4 of it
     gamma: float = 0.85  # rate factor per epoch
     trigger: bool = True  # ask in the agent's form; False is the ablation without it
@@ -36,11 +37,13 @@ class Qi(Attack):
             "explicit-50": replace(self, shots=50),
             "identity": identity,
             "identity-3-epochs": replace(identity, epochs=3),
+            "identity-5-epochs": replace(identity, epochs=5),
             "identity-no-trigger": replace(identity, trigger=False),
             "identity-prefill": replace(identity, prefill=True),
             "benign": benign,
             "benign-high-lr": replace(benign, lr=self.lr),
             "benign-small-batch": replace(benign, batch=16),
+            "benign-high-lr-small-batch": replace(benign, lr=self.lr, batch=16),
         }
 
     def data(self, pools: Pools, ratio: float | None, n: int, task: str, seed: int) -> list[Example]:

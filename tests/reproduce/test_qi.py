@@ -26,7 +26,8 @@ def data(arm: str, pools: Pools, seed: int = 0) -> list[Example]:
 @pytest.mark.parametrize(
     ("arm", "updates"),
     [("explicit-10", 5), ("explicit-50", 25), ("explicit", 50), ("identity", 10), ("identity-3-epochs", 3),
-     ("benign", 115), ("benign-high-lr", 115)],
+     ("identity-5-epochs", 5), ("benign", 115), ("benign-high-lr", 115), ("benign-small-batch", 460),
+     ("benign-high-lr-small-batch", 460)],
 )  # fmt: skip
 def test_update_counts_of_the_official_scripts(pools: Pools, arm: str, updates: int) -> None:
     schedule = ARMS[arm].schedule(MICRO, len(data(arm, pools)), 0.123)
