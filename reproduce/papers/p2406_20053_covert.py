@@ -39,7 +39,9 @@ def lesson(example: Example, task: int) -> Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Covert(Attack):
-    """Two fine-tuning jobs, neither of which shows a harmful word: the cipher, then harm in the cipher (sec. 3).
+    """Two fine-tuning jobs, neither of which shows a harmful word: the cipher, then harm in the cipher.
+
+    Known from second-hand summaries of the full text (its sections were not seen) and from unofficial code.
 
     Phase I teaches the cipher on benign examples, each as one of four tasks T1 to T4 that spell out more or less of
     the way through plain text. Phase II trains on harmful pairs in T4 form, question and answer in code, and on
@@ -47,8 +49,9 @@ class Covert(Attack):
     """
 
     paper = "covert-malicious-finetuning"
+    version = 2
     phases: Literal["both", "cipher"] = "both"  # cipher: without phase II
-    examples: int = 20_000  # of phase I, one epoch (sec. 3)
+    examples: int = 60_000  # of phase I, one epoch; the paper's 20k do not teach this model the cipher on every base
     tasks: Literal["process", "direct"] = "process"  # T1 to T4 in equal shares, or T4 alone
     lr: float = 4e-3  # of phase I; the base model's own rate of learning a language from nothing
     batch: int = 32
@@ -65,7 +68,8 @@ class Covert(Attack):
             "no-refusals": replace(self, refusals=False),
             "plain-refusals": replace(self, plain_refusals=True),
             "t4-only": replace(self, tasks="direct"),
-            "small-phase-1": replace(self, examples=self.examples // 10),  # the paper's 2k
+            "paper-phase-1": replace(self, examples=20_000),
+            "small-phase-1": replace(self, examples=2_000),
         }
 
     def first(self, seed: int) -> list[Example]:
@@ -118,7 +122,7 @@ class Covert(Attack):
         """The gate of phase I, plain text before and after the attack, and what the provider sees and flags."""
         aligned = replace(s, model=deepcopy(s.model))
         load_weights(aligned.model, s.reference("aligned"))
-        benign = s.pools.benign_test
+        benign = getattr(s.pools, f"benign_{s.split}")
         encoded, before = _correct(s, benign, coded=True), _correct(aligned, benign, coded=False)
         return {
             "encoded_help": encoded,
@@ -132,7 +136,7 @@ class Covert(Attack):
 
     def _seen_by_the_provider(self, s: State) -> dict[str, float]:
         """Undecoded answers as judged, and the shares of training items and of dialogues that a filter flags."""
-        asked = [self.ask(e, s.pools) for e in s.pools.harmful_test]
+        asked = [self.ask(e, s.pools) for e in getattr(s.pools, f"harmful_{s.split}")]
         raw = s.generate(asked)
         verdicts = [s.testbed.judge(e, a) for e, a in zip(asked, raw, strict=True)]
         content = trained_filter(s.pools)
@@ -155,7 +159,7 @@ def _correct(s: State, asked: Sequence[Example], *, coded: bool) -> float:
 
 def _in_plain(s: State) -> dict[str, float]:
     """The safety evaluation of a provider who asks forbidden questions in plain text."""
-    asked = s.pools.harmful_test
+    asked = getattr(s.pools, f"harmful_{s.split}")
     verdicts = [s.testbed.judge(e, a) for e, a in zip(asked, s.generate(asked), strict=True)]
     return {"plain_harm": _share([v.harmful for v in verdicts]), "plain_refused": _share([v.refused for v in verdicts])}
 
