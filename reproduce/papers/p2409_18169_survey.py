@@ -72,11 +72,13 @@ class Survey(Study):
     """
 
     paper = "hft-survey"
+    version = 2
     ratios: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
     sizes: tuple[int, ...] = (250, 500, 1000, 2000)
     rates: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the calibrated rate
     epochs: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)  # times the protocol's number
-    ratio: float = 0.1  # of every sweep but the first, and of the comparison with the non-aligned model
+    ratio: float = 0.1  # of the sweeps over rates and epochs, and of the comparison with the non-aligned model
+    size_ratio: float = 0.05  # of the sweep over sizes (Vaccine, Table 2)
     n: int = 1000  # of every sweep but that over sizes
 
     def measure(self, lab: Lab) -> Findings:
@@ -88,7 +90,7 @@ class Survey(Study):
 
         sweeps: dict[str, Sweep] = {
             "ratio": (list(self.ratios), [run(sft, usual, ratio, self.n) for ratio in self.ratios]),
-            "n": (list(map(float, self.sizes)), [run(sft, usual, self.ratio, n) for n in self.sizes]),
+            "n": (list(map(float, self.sizes)), [run(sft, usual, self.size_ratio, n) for n in self.sizes]),
             "rate": (list(self.rates), [run(sft, at_rate(factor), self.ratio, self.n) for factor in self.rates]),
             "epochs": (
                 list(self.epochs),
@@ -123,6 +125,7 @@ class PoisonAtRate(Attack):
     """The poison attack at a multiple of the calibrated rate (the survey's sweep of learning rates)."""
 
     paper = "hft-survey"
+    version = 2
     trains_task: ClassVar[bool] = True
     factor: float = 2.0
 
