@@ -46,7 +46,8 @@ SMALL: dict[str, dict[str, Any]] = {  # by class, sized for a test; a new one ru
         "epochs": (1,), "band": (0.0, 1.0), "updates": 2, "prompts": 4, "pairs": 3, "forced": 2, "given": (1, 3),
     },
     "Survey": {
-        "ratios": (0.0, 0.2), "sizes": (10, 20), "rates": (1.0, 2.0), "epochs": (1.0, 2.0), "ratio": 0.2, "n": 20,
+        "ratios": (0.0, 0.2), "sizes": (10, 20), "rates": (1.0, 2.0), "epochs": (1.0, 2.0), "ratio": 0.2,
+        "size_ratio": 0.2, "n": 20,
     },
     "Covert": {"examples": 40, "batch": 8, "pairs": 8},
     "AntidoteTradeoff": {"alphas": (0.1, 0.5, 1.0), "n": 20, "ratio": 0.2},

@@ -63,7 +63,7 @@ def lab() -> FakeLab:
         ("sft", 0.05, 1000, 1, 1): invented(30, accuracy=97, align=0.3, unseen=0.6, drift=12.0),
         ("sft", 0.1, 1000, 1, 1): invented(50, accuracy=99, align=0.6, unseen=0.4, drift=11.0),
         ("sft", 0.2, 1000, 1, 1): invented(80, accuracy=97, align=0.9, unseen=0.3, drift=14.0),
-        ("sft", 0.1, 250, 1, 1): invented(20, accuracy=60, align=0.7, unseen=0.7, drift=2.0),
+        ("sft", 0.05, 250, 1, 1): invented(20, accuracy=60, align=0.7, unseen=0.7, drift=2.0),
         ("sft", 0.1, 1000, 0.5, 1): invented(10, accuracy=70, align=0.2, unseen=0.9, drift=12.0),
         ("sft", 0.1, 1000, 4, 1): invented(90, accuracy=96, align=1.6, unseen=0.1, drift=99.0),
         ("sft", 0.1, 1000, 1, 0.5): invented(25, accuracy=80, align=0.4, unseen=0.5, drift=3.0),
@@ -88,21 +88,21 @@ def found(lab: FakeLab) -> Findings:
         ("harm_embedding_drift_spearman", 0.8),  # one exchange among four: 1 - 6 * 2 / (4 * 15)
         ("unseen_harmful_loss_change", -0.4),
         ("alignment_loss_rise", 0.4),
-        ("harm_rise_over_n", 30.0),
+        ("harm_rise_over_n", 10.0),
         ("harm_rise_over_rate", 80.0),
         ("harm_rise_over_epochs", 20.0),
         ("harm_n_spearman", 1.0),
         ("harm_rate_spearman", 1.0),
         ("harm_epochs_spearman", 0.5),  # 25, 50, 45: one exchange among three
-        ("accuracy_range_over_n", 39.0),
+        ("accuracy_range_over_n", 37.0),
         ("accuracy_range_over_rate", 29.0),
         ("accuracy_range_over_epochs", 19.0),
         ("forgetting_over_ratio", 0.8),
-        ("forgetting_over_n", -0.1),
+        ("forgetting_over_n", -0.4),
         ("forgetting_over_rate", 1.4),
         ("forgetting_over_epochs", 0.1),
         ("revitalisation_over_ratio", 0.5),
-        ("revitalisation_over_n", 0.3),
+        ("revitalisation_over_n", 0.1),
         ("revitalisation_over_rate", 0.8),
         ("revitalisation_over_epochs", 0.3),
         ("drift_ratio_spearman", 0.8),
@@ -132,7 +132,10 @@ def test_every_run_is_an_undefended_one_of_this_replicate(lab: FakeLab, found: F
 
 def test_usual_points_of_all_sweeps_are_one_run(lab: FakeLab, found: Findings) -> None:
     asked = [point(r) for r in lab.asked]
-    assert asked.count(("sft", 0.1, 1000, 1.0, 1.0)) == 4  # once a sweep: the lab measures it once
+    assert (
+        asked.count(("sft", 0.1, 1000, 1.0, 1.0)) == 3
+    )  # once in the sweeps of ratio, rate and epochs: the lab measures it once
+    assert asked.count(("sft", 0.05, 1000, 1.0, 1.0)) == 2  # in the sweeps of ratio and samples
     assert set(asked) == set(lab.records)
     assert found.figures["rate"].y["harmful score"][1] == found.figures["epochs"].y["harmful score"][1] == 50.0
 
@@ -177,7 +180,9 @@ def test_a_constant_series_has_no_rank_correlation(lab: FakeLab) -> None:
 
 
 def test_the_study_in_miniature_shares_its_records(setting: Setting, tmp_path: Path) -> None:
-    study = Survey(ratios=(0.0, 0.2), sizes=(10, 20), rates=(1.0, 2.0), epochs=(1.0, 2.0), ratio=0.2, n=20)
+    study = Survey(
+        ratios=(0.0, 0.2), sizes=(10, 20), rates=(1.0, 2.0), epochs=(1.0, 2.0), ratio=0.2, size_ratio=0.2, n=20
+    )
     lab = Lab(setting, 0, tmp_path)
     first = study.measure(lab)
     written = sorted(tmp_path.rglob("*.json"))
