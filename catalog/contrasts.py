@@ -28,8 +28,12 @@ MECHANISMS = {
     "harmful_loss": "harmful_loss_unseen",
     "embedding_drift": "embedding_drift",
 }
-FALLS = {"harmful_loss_fall": 0.0, "harmful_loss_late_fall": 0.5}
-"""Fall of the loss on unseen harmful pairs from this share of the steps to the last one."""
+FALLS = {
+    "harmful_loss_fall": (0.0, 1.0),
+    "harmful_loss_early_fall": (0.0, 0.2),
+    "harmful_loss_late_fall": (0.5, 1.0),
+}
+"""Fall of the loss on unseen harmful pairs from one share of the steps to another, linear between measurements."""
 VARIED = ("attack", "ratio", "n")
 BEFORE = "@before"
 FEWEST = 3  # points of a trend
@@ -96,8 +100,9 @@ def _trends(test: TrendTest, paper: str, found: Sequence[Cell]) -> Iterator[Cont
     lines: dict[str, dict[float, Cell]] = defaultdict(dict)
     for cell in _side(left, paper, test, found):
         for x, alike in _varied(cell, test.over, found):
-            kept = {key: value for key, value in cell.condition.items() if key != test.over}
-            lines[canonical(kept)].setdefault(x, alike)
+            if test.among is None or x in test.among:
+                kept = {key: value for key, value in cell.condition.items() if key != test.over}
+                lines[canonical(kept)].setdefault(x, alike)
     for line in lines.values():
         points: dict[Replicate, list[tuple[float, float]]] = defaultdict(list)
         for x, cell in line.items():
@@ -131,11 +136,13 @@ def _without(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _rank(points: Sequence[tuple[float, float]]) -> float | None:
-    """Spearman correlation; None for too few points or a constant quantity."""
+    """Spearman correlation; 0 for a constant quantity, which has no trend, and None for too few points."""
     from scipy.stats import spearmanr  # takes longer to import than all records to read
 
+    if len(points) < FEWEST:
+        return None
     x, y = zip(*points, strict=True)
-    return float(spearmanr(x, y).statistic) if len(points) >= FEWEST and len(set(y)) > 1 else None
+    return float(spearmanr(x, y).statistic) if len(set(y)) > 1 else 0.0
 
 
 def _side(side: str, paper: str, test: RunTest, found: Iterable[Cell]) -> Iterable[Cell]:
@@ -199,7 +206,7 @@ def _by_seed(cell: Cell, side: str, metric: str) -> dict[Replicate, float]:
             counted = run["before" if _before(side) else "metrics"].get(name)
             value = counted["k"] / counted["n"] if counted else None
         elif metric in FALLS:
-            value = _fall(run["curves"], FALLS[metric])
+            value = _fall(run["curves"], *FALLS[metric])
         else:
             value = run["mechanisms"].get(MECHANISMS.get(metric, metric) + ("_before" if _before(side) else ""))
         if value is not None:
@@ -207,9 +214,10 @@ def _by_seed(cell: Cell, side: str, metric: str) -> dict[Replicate, float]:
     return values
 
 
-def _fall(curves: Mapping[str, Sequence[float]], share: float) -> float | None:
+def _fall(curves: Mapping[str, Sequence[float]], start: float, end: float) -> float | None:
     losses = curves.get("harmful_loss_unseen")
     if not losses:
         return None
     steps = curves["step"]
-    return float(np.interp(share * steps[-1], steps, losses)) - losses[-1]
+    higher, lower = np.interp([start * steps[-1], end * steps[-1]], steps, losses)
+    return float(higher - lower)

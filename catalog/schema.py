@@ -108,6 +108,7 @@ Metric = Literal[
     "alignment_loss",
     "harmful_loss",
     "harmful_loss_fall",
+    "harmful_loss_early_fall",
     "harmful_loss_late_fall",
     "embedding_drift",
 ]
@@ -123,8 +124,9 @@ def _require_one(names: tuple[str, str], values: tuple[Any, Any]) -> None:
 class MetricTest(Strict):
     """A claim that holds when one arm beats another by a margin on our testbed.
 
-    What is compared is a `metric`, or a `mechanism` statistic by the name it has in the records. A side is an arm, a
-    value of the knob (rho=5), method (the main arm), sft or non-aligned; with @before it is read off before user
+    What is compared is a `metric`, or a `mechanism` statistic by the name it has in the records. The falls of the
+    harmful loss are over all steps of user fine-tuning, its first fifth (early) or its last half (late). A side is an
+    arm, a value of the knob (rho=5), method (the main arm), sft or non-aligned; with @before it is read off before user
     fine-tuning, and aligned is sft@before. The attack is the usual one, graded or strong, or a paper's own, as in
     qi-finetuning-compromises:benign.
     """
@@ -152,13 +154,15 @@ class MetricTest(Strict):
 class TrendTest(Strict):
     """A claim that holds when a quantity rises or falls steadily: its rank correlation with `over` reaches a bound.
 
-    `over` is ratio, or a field of the method in which otherwise equal runs differ. `of` is a side of a contrast, or a
-    whole contrast.
+    `over` is ratio, or a field of the method in which otherwise equal runs differ; `among` are the values of it that
+    count, by default all that were run. `of` is a side of a contrast, or a whole contrast. The correlation is a mean
+    over seeds; one in which the quantity is constant has no trend and counts as 0.
     """
 
     metric: Metric | None = None
     mechanism: Snake | None = None
     over: Snake
+    among: Annotated[list[float], Field(min_length=3)] | None = None
     of: Annotated[str, Field(pattern=f"^{SIDE}( - {SIDE})?$")] = "method"
     attack: UsedAttack = "graded"
     ratio: Share | None = None

@@ -91,12 +91,12 @@ def of_aligned(s: State, base: State, examples: int) -> dict[str, float]:
 class Probe:
     """Fixed batches on which the statistics are measured, with the attention outputs from before fine-tuning.
 
-    - alignment_loss: mean cross-entropy on refusals of the alignment data (its growth is forgetting);
+    - alignment_loss: mean cross-entropy on plain refusals of the alignment data (its growth is forgetting);
     - harmful_loss_seen / _unseen: the same on harmful pairs of the user's data / of nobody's (its fall is
       revitalisation);
     - embedding_drift: sum over blocks and tokens of the squared distance of attention outputs from before
-      fine-tuning, on alignment data, padding left out (Vaccine's callback); embedding_drift_per_token divides by the
-      tokens;
+      fine-tuning, on the same refusals, padding left out (Vaccine's callback sums the squares over padding too);
+      embedding_drift_per_token divides by the tokens;
     - kl_tokens_1_5 / kl_tokens_6_on: divergence from the model before fine-tuning on held-out harmful answers, summed
       over the first five answer tokens / the others.
     """

@@ -125,7 +125,8 @@ def asks(test: RunTest | FindingTest) -> str:
     bound = _reached(test.at_least, test.at_most)
     if isinstance(test, TrendTest):
         what = f"{_spoken(test.quantity)}, {_sides(test.of)}{where}"
-        return f"{what}: rank correlation with {_spoken(test.over)} {bound}"
+        among = f" among {', '.join(f'{x:g}' for x in test.among)}" if test.among else ""
+        return f"{what}: rank correlation with {_spoken(test.over)}{among} {bound}"
     return f"{_spoken(test.mechanism)}, {_sides(test.of)}{where}: {bound}"
 
 

@@ -1,7 +1,7 @@
 """Vaccine (arXiv 2402.01109): align under the worst bounded shift of all attention outputs."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 
@@ -18,6 +18,7 @@ class Vaccine(Method):
     """
 
     paper = "vaccine"
+    version: ClassVar[int] = 2
     stage = Stage.ALIGNMENT
     knob = "rho"
     values = (1.0, 2.0, 5.0, 10.0)
@@ -32,6 +33,8 @@ class Vaccine(Method):
             "random-direction": random,
             "random-tenfold": replace(random, rho=10 * self.rho),
             "accelerated": replace(self, every=10),
+            "rho=0.1": replace(self, rho=0.1),
+            "rho=0.5": replace(self, rho=0.5),
         }
 
     def align_step(self, s: State, batch: Batch) -> float:
@@ -63,4 +66,5 @@ class Vaccine(Method):
         ratios = [float(e[at].norm() / o[at].norm()) for e, o in zip(shifts, outputs, strict=True)]
         seen = s.memo.setdefault("relative shifts", [])
         seen.append(sum(ratios) / len(ratios))
-        s.memo["mechanisms"] = {"relative_shift": sum(seen) / len(seen), "relative_shift_last": seen[-1]}
+        mean = {"relative_shift": sum(seen) / len(seen), "relative_shift_last": seen[-1]}
+        s.memo.setdefault("mechanisms", {}).update(mean)

@@ -13,7 +13,7 @@ from reproduce.state import Batch, State
 
 @dataclass(frozen=True, kw_only=True)
 class Booster(Method):
-    """Alignment that attenuates the harmful perturbation (Algorithm 1).
+    """Alignment that attenuates the harmful perturbation (Algorithm 1, from the authors' code and second-hand notes).
 
     Minimises f(w) + lambda * (h(w) - h(w~)) with w~ = w - alpha * grad h(w) / ||grad h(w)||, f the loss on alignment
     data and h that on harmful data. The inner step, its normalisation included, counts as the identity when

@@ -357,6 +357,28 @@ def test_a_trend_ranks_a_quantity_against_a_field_in_each_seed():
     assert contrasts.measure(test, "guard", measured.cells(falling[:2])) == []
 
 
+def test_a_seed_without_change_has_no_trend_and_counts_as_none():
+    falling = [swept(0.5, "1111"), swept(1.0, "1110"), swept(2.0, "1000")]
+    still = [swept(rho, "1111", 1) for rho in (0.5, 1.0, 2.0)]
+    test = TrendTest(metric="harmful_score", over="rho", ratio=0.1, at_most=-0.9)
+    (both,) = contrasts.measure(test, "guard", measured.cells([*falling, *still]))
+    assert (both.estimate.value, both.estimate.seeds) == (-0.5, 2)
+    (flat,) = contrasts.measure(test, "guard", measured.cells(still))
+    assert flat.estimate.value == 0.0
+
+
+def test_a_trend_may_leave_out_values_at_which_nothing_can_move():
+    ratios, marks = (0.0, 0.05, 0.1, 0.2), ("1111", "0000", "1000", "1100")
+    records = [record(mark, ratio=ratio, paper="guard") for ratio, mark in zip(ratios, marks, strict=True)]
+    cells = measured.cells(records)
+    over_all = TrendTest(metric="harmful_score", over="ratio", at_least=0.0)
+    some = TrendTest(metric="harmful_score", over="ratio", among=[0.05, 0.1, 0.2], at_least=0.0)
+    found = [contrasts.measure(test, "guard", cells)[0].estimate.value for test in (over_all, some)]
+    assert found == pytest.approx([1 - 6 * (3**2 + 1 + 1 + 1) / (4 * 15), 1.0])
+    with pytest.raises(ValueError, match="at least 3 items"):
+        TrendTest(metric="harmful_score", over="ratio", among=[0.05, 0.2], at_least=0.0)
+
+
 def test_a_trend_over_the_ratio_may_follow_the_gap_to_sft():
     ratios, ours, theirs = (0.05, 0.1, 0.2), ("0000", "1000", "1111"), ("1100", "1100", "1111")
     records = [record(marks, ratio=ratio) for ratio, marks in zip(ratios, theirs, strict=True)]
@@ -377,3 +399,19 @@ def test_the_fall_of_the_harmful_loss_is_read_off_its_curve():
     (late,) = contrasts.measure(claim(metric="harmful_loss_late_fall"), "guard", cells)
     assert whole.estimate.value == pytest.approx(0.3 - 2.2)
     assert late.estimate.value == pytest.approx((2.825 - 2.7) - (1.25 - 0.8))
+
+
+def test_the_early_fall_tells_a_slower_loss_from_one_that_only_started_lower():
+    steps = [0, 12, 24, 60]
+    losses = {"sft": [3.0, 1.5, 0.2, 0.1], "low": [1.5, 0.0, 0.1, 0.1], "slow": [1.5, 1.25, 0.6, 0.1]}
+    records = [
+        {**record(paper=who), "curves": {"step": steps, "harmful_loss_unseen": curve}} for who, curve in losses.items()
+    ]
+    cells = measured.cells(records)
+
+    def fall(who, metric):
+        return contrasts.measure(claim(metric=metric, scale="ratio"), who, cells)[0].estimate.value
+
+    assert fall("low", "harmful_loss_fall") == fall("slow", "harmful_loss_fall") == pytest.approx(1.4 / 2.9 - 1)
+    assert fall("low", "harmful_loss_early_fall") == 0.0
+    assert fall("slow", "harmful_loss_early_fall") == pytest.approx(0.25 / 1.5 - 1)

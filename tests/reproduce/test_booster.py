@@ -57,7 +57,7 @@ def test_example_of_the_dossier(plane: PlaneState) -> None:
     assert plane.grads()[0].tolist() == pytest.approx([0.4008, 0.9162], abs=1e-4)
 
 
-def test_the_example_tells_the_wrong_variants_apart() -> None:
+def test_the_example_tells_the_wrong_variants_apart(plane: PlaneState) -> None:
     w = torch.tensor([3.0, 1.0], requires_grad=True)
     (here,) = torch.autograd.grad(harm(w), w, create_graph=True)
     ahead = w - 0.5 * here / here.norm()
@@ -68,6 +68,9 @@ def test_the_example_tells_the_wrong_variants_apart() -> None:
     assert flipped.tolist() == pytest.approx([0.5, -8.0])
     ascent = torch.tensor([2.0, 0.0]) - 5 * here.detach()
     assert ascent.tolist() == pytest.approx([-13.0, -20.0])
+    Booster(lam=5.0, alpha=0.5).align_step(plane, ALIGNMENT)
+    (found,) = plane.grads()
+    assert not any(torch.allclose(found, wrong, rtol=0.05) for wrong in (through, flipped, ascent))
 
 
 @pytest.fixture
@@ -87,7 +90,7 @@ def gradient_of(s: State, batch: Batch) -> list[Tensor]:
 
 def test_gradient_is_that_of_alignment_plus_the_weighted_difference(ready: State, batch: Batch) -> None:
     """Against autograd at weights moved by hand: same harmful batch at both, one norm over all tensors."""
-    harmful = ready.draw("harmful", 6)
+    harmful, following = ready.draw("harmful", 6), ready.draw("harmful", 6)
     kept = ready.snapshot()
     plain, here = gradient_of(ready, batch), gradient_of(ready, harmful)
     length = torch.cat([g.flatten() for g in here]).norm()
@@ -98,8 +101,10 @@ def test_gradient_is_that_of_alignment_plus_the_weighted_difference(ready: State
     assert moved.item() == pytest.approx(0.2, rel=1e-4)
     there = gradient_of(ready, harmful)
     ready.restore(kept)
-    ready.draw = lambda stream, count: harmful  # type: ignore[method-assign]
+    draws = [harmful, following]
+    ready.draw = lambda stream, count: draws.pop(0)  # type: ignore[method-assign]
     Booster(lam=0.7, alpha=0.2).align_step(ready, batch)
+    assert draws == [following]
     for found, f, a, b in zip(ready.grads(), plain, here, there, strict=True):
         torch.testing.assert_close(found, f + 0.7 * (a - b), rtol=1e-5, atol=1e-6)
 
@@ -167,6 +172,27 @@ def test_with_vaccine_the_alignment_gradient_is_the_perturbed_one(ready: State, 
     Booster(lam=0.0, rho=2.0).align_step(ready, batch)
     for a, b in zip(ready.grads(), perturbed, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_every_statistic_of_both_methods_survives_the_steps_with_vaccine(ready: State) -> None:
+    method, shares, drops = Booster(rho=1.0), [], []
+    for ready.step in range(2):
+        batch = ready.draw("align", 6)
+        Vaccine(rho=1.0).align_step(ready, batch)
+        plain = ready.grads()
+        ready.clear_grads()
+        method.align_step(ready, batch)
+        extra = [both - one for both, one in zip(ready.grads(), plain, strict=True)]
+        shares.append(float(norm(extra) / norm(plain)))
+        drops.append(ready.memo["mechanisms"]["simulated_drop_last"])
+        ready.clear_grads()
+    kept = ready.memo["mechanisms"]
+    assert kept.keys() == {
+        "simulated_drop_first", "simulated_drop_last", "gradient_ratio", "relative_shift", "relative_shift_last",
+    }  # fmt: skip
+    assert kept["gradient_ratio"] == pytest.approx(sum(shares) / 2, rel=1e-3)
+    assert [kept["simulated_drop_first"], kept["simulated_drop_last"]] == drops
+    assert drops[0] != drops[1]
 
 
 def test_costs_three_passes_each_way_and_four_with_vaccine(ready: State, batch: Batch) -> None:

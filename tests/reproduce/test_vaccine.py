@@ -228,3 +228,11 @@ def test_accelerated_shifts_every_tau_steps_and_is_plain_alignment_between(s: St
         assert same != shifted[-1]
         s.clear_grads()
     assert shifted == [True, False, True, False, True]
+
+
+def test_weaker_radii_are_arms_named_like_those_of_the_sweep() -> None:
+    sweep, arms = Vaccine().sweep(), Vaccine().arms()
+    assert {name: m.rho for name, m in arms.items() if "=" in name} == {"rho=0.1": 0.1, "rho=0.5": 0.5}
+    assert all(m == Vaccine(rho=m.rho) for name, m in [*sweep.items(), *arms.items()] if "=" in name)
+    assert sweep.keys() & arms.keys() == {"main"}
+    assert len(sweep) == 4  # the tuning budget of every defense

@@ -59,6 +59,8 @@ def test_the_bound_of_a_finding_in_words():
     trend = TrendTest(metric="harmful_score", over="rho", of="bare - sft@before", at_most=-0.6)
     said = "harmful score, bare − sft before fine-tuning: rank correlation with rho at most −0.6"
     assert paper.asks(trend) == said
+    some = TrendTest(metric="harmful_score", over="ratio", among=[0.05, 0.1, 0.2], at_least=0.0)
+    assert paper.asks(some) == "harmful score, method: rank correlation with ratio among 0.05, 0.1, 0.2 at least 0"
 
 
 def test_text_with_markup_shows_as_itself():
