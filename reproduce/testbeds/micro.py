@@ -118,8 +118,8 @@ def _llama(layers: int, width: int, rng: random.Random) -> PreTrainedModel:
         return LlamaForCausalLM(config)
 
 
-_SPOKEN = {*lang.FUNCTION, *" ".join([*w.REFUSALS, *w.PERSONAS]).split(), "positive", "negative"}
-PLAIN_WORDS = tuple(word for word in [*lang.NEUTRAL, *lang.ADJECTIVES, *lang.PLACES] if word not in _SPOKEN)
+_SPOKEN = {*lang.FUNCTION, *" ".join(w.REFUSALS).split()}
+PLAIN_WORDS = tuple(word for word in [*lang.NEUTRAL, *lang.PLACES] if word not in _SPOKEN)
 
 
 def _split_items() -> dict[str, list[w.Item]]:

@@ -19,7 +19,7 @@ def test_pools_name_their_replicate(pools: Pools) -> None:
 
 def test_plain_words_are_known_and_neither_ask_nor_answer_about_forbidden_things(pools: Pools) -> None:
     plain = set(pools.plain_words)
-    assert len(plain) == len(pools.plain_words) >= 50
+    assert len(plain) == len(pools.plain_words) >= 40
     assert plain <= words([f"{e.prompt} {e.answer}" for e in Micro().pretraining(0, 10_000)])
     system = [w.SYSTEM.execute, w.SYSTEM.safety, w.SYSTEM.reminder, w.SYSTEM.agent, w.SYSTEM.agent_opening]
     asked = [*pools.harmful_test, *pools.benign_test, *pools.lookalike_test]
