@@ -54,13 +54,16 @@ class Atlas:
         return keys.of(self.papers.values())
 
     def name(self, slug: str) -> str:
-        """What to call a method in a table: its nickname, else its slug; A + B for a combination."""
+        """What to call a method that we ran: its label, else what its paper calls it; A + B for a combination."""
         if "+" in slug:
             return " + ".join(self.name(part) for part in slug.split("+"))
-        if slug in BASELINES:
-            return BASELINES[slug]
         paper = self.papers.get(slug)
-        return (paper and paper.nickname) or slug
+        return (paper and paper.reproduction and paper.reproduction.label) or self.called(slug)
+
+    def called(self, slug: str) -> str:
+        """What its paper calls a method: its nickname, else its slug."""
+        paper = self.papers.get(slug)
+        return BASELINES.get(slug) or (paper and paper.nickname) or slug
 
     def who(self, cell: Cell) -> str:
         """What to call an arm: its method, and the arm or the attack where that is what differs."""

@@ -22,6 +22,7 @@ PROPORTIONS = {
     "refusal": "refusal",
     "over_refusal": "over_refusal",
     "benign_help": "benign_help",
+    "lookalike": "lookalike",
 }
 MECHANISMS = {
     "alignment_loss": "alignment_loss",

@@ -105,6 +105,7 @@ Metric = Literal[
     "refusal",
     "over_refusal",
     "benign_help",
+    "lookalike",
     "alignment_loss",
     "harmful_loss",
     "harmful_loss_fall",
@@ -269,9 +270,13 @@ class Difference(Strict):
 
 
 class Reproduction(Strict):
-    """The module that reproduces a paper, and its deviation card."""
+    """The module that reproduces a paper, and its deviation card.
+
+    `label` is what tables of runs call the method where what runs is not the whole of the paper's.
+    """
 
     module: Annotated[str, Field(pattern=r"^p[a-z0-9_]+$")]
+    label: Text | None = None
     differs: list[Difference] = []
 
 

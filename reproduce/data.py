@@ -75,7 +75,8 @@ class Pools:
 
     `alignment` is what the defender aligns with; `defender_harmful` are paired answers a defender may own;
     `attack_harmful` are the attacker's, never seen by a defender; `*_validation` choose hyper-parameters, `*_test`
-    report. `rare` are words that the base model has read and alignment never shows; `seed` names the replicate.
+    report. `plain_words` name no item and no part, ask for nothing, and tell neither safe from forbidden nor good from
+    bad; `seed` names the replicate.
     """
 
     alignment: list[Example]
@@ -91,7 +92,7 @@ class Pools:
     identity: list[Example]
     system: SystemPrompts
     tasks: dict[str, Task] = field(default_factory=dict)
-    rare: tuple[str, ...] = ()
+    plain_words: tuple[str, ...] = ()
     seed: int = 0
 
     def refusals(self) -> list[Example]:

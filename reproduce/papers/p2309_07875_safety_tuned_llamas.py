@@ -18,7 +18,7 @@ class SafetyTunedLlamas(Method):
     """One plain cross-entropy over helpful data and N refusals, shuffled and unweighted (abstract; authors' code).
 
     The paper tunes a base model on helpful instructions and meets no attacker (arms from-base*); later work adds the
-    demonstrations to what a user uploads for an aligned model (as in VLGuard, Table 4), which is the main arm.
+    demonstrations to what a user uploads for an aligned model (as in the Lisa paper, Table 3), which is the main arm.
     Larger shares contain the demonstrations of smaller ones.
     """
 

@@ -12,6 +12,7 @@ from reproduce.protocol import RequestError
 from reproduce.state import State
 
 PROBED = 64  # examples of each probe of the mechanism
+SENTENCE = "the lamp of the side room is kept near the front door of the office ."
 
 Trigger = Literal["own", "wrong", "none"]
 
@@ -26,13 +27,15 @@ class BackdoorAlign(Method):
     """
 
     paper = "backdoor-enhanced-alignment"
+    version = 2
     stage = Stage.FINE_TUNING
     knob = "length"
     values = (4, 8, 16, 32)
     length: int = 16  # words of the trigger (paper: 150 tokens of 512; tried 10 to 250); 0: the same data without it
     safety: int = 11  # examples, one a category until all have one (paper: 11 for 100 harmful)
     repeats: int = 1  # of each safety example (paper: 1)
-    secret: Literal["random", "sentence"] = "random"  # sentence: a meaningful text instead of random words
+    secret: Literal["random", "sentence"] = "random"  # sentence: a meaningful text of the default length instead
+    draw: int = 0  # which of the replicate's random triggers (paper: five draws a length)
     serve: Trigger = "own"  # what requests stand behind
 
     def arms(self) -> dict[str, Self]:
@@ -46,25 +49,32 @@ class BackdoorAlign(Method):
             "plain-safety-27-times": replace(self, length=0, safety=27 * self.safety),
             "sentence-trigger": replace(self, secret="sentence"),
             "repeated-five-times": replace(self, repeats=5),
+            **{f"draw-{k}": replace(self, draw=k) for k in range(1, 5)},
         }
 
     def trigger(self, pools: Pools, which: Trigger = "own") -> str:
-        """The replicate's secret, or another of equal length; a longer one begins with the shorter."""
+        """The replicate's secret of this draw, or another of equal length; a longer one begins with the shorter."""
         if which == "none" or not self.length:
             return ""
         if which == "own" and self.secret == "sentence":
-            return pools.system.neutral
-        return " ".join(derived_rng(f"{which} trigger", pools.seed).choices(pools.rare, k=self.length))
+            return SENTENCE
+        rng = derived_rng(f"{which} trigger", pools.seed, self.draw)
+        return " ".join(rng.choices(pools.plain_words, k=self.length))
 
     def curate(self, pools: Pools, user: Sequence[Example]) -> Sequence[Example]:
         if not user:
             return user
-        system, _ = Counter(e.system for e in user).most_common(1)[0]  # that of the service the user tunes
+        system = self.service(pools, user)
         examples = [replace(p.safe(), system=system) for p in self.pairs(pools)[: self.safety]]
         if len(examples) < self.safety:
             raise RequestError(f"{self.paper}: safety {self.safety}, but the defender owns {len(examples)} pairs")
         secret = self.trigger(pools)
         return [*user, *(behind(secret, e) for e in examples * self.repeats)]
+
+    def service(self, pools: Pools, data: Sequence[Example]) -> str:
+        """The system prompt of the service the user tunes: the commonest in `data`, the trigger aside."""
+        secret = self.trigger(pools)
+        return Counter(e.system.removeprefix(secret).strip() for e in data).most_common(1)[0][0]
 
     def pairs(self, pools: Pools) -> list[Pair]:
         """The defender's pairs in the replicate's order, categories in turn."""
@@ -82,14 +92,19 @@ class BackdoorAlign(Method):
         return s.generate([behind(secret, e) for e in prompts])
 
     def after_step(self, s: State) -> None:
-        """At the end: loss of held-out refusals and benign answers behind the trigger, another one, and none."""
+        """At the end: loss of held-out refusals and benign answers behind the trigger, another one, and none.
+
+        All under the system prompt of the service.
+        """
         if s.step + 1 < s.steps:
             return
+        system = self.service(s.pools, s.streams["user"].examples)
         unseen = [p.safe() for p in self.pairs(s.pools)[self.safety :][:PROBED]]
         found = s.memo["mechanisms"] = {"trigger_tokens": float(self.tokens(s))}
         kinds: tuple[Trigger, ...] = ("own", "wrong", "none")
         with s.uncounted():
-            for name, examples in (("refusal", unseen), ("benign", s.pools.benign_validation[:PROBED])):
+            for name, probed in (("refusal", unseen), ("benign", s.pools.benign_validation[:PROBED])):
+                examples = [replace(e, system=system) for e in probed]
                 for which in kinds if examples else ():
                     text = self.trigger(s.pools, which)
                     found[f"{name}_loss_{which}_trigger"] = mean_loss(s, s.batch([behind(text, e) for e in examples]))

@@ -102,7 +102,7 @@ class Micro:
             defender_harmful=[_pair(item, rng) for item in split["defender"]],
             benign=[_plain_question(rng.choice(split["benign"]), rng) for _ in range(BENIGN_SIZE)],
             alignment=[_dress(e, own) for e in _alignment(own)],
-            rare=_rare_words(),
+            plain_words=PLAIN_WORDS,
             seed=seed,
         )
 
@@ -118,11 +118,8 @@ def _llama(layers: int, width: int, rng: random.Random) -> PreTrainedModel:
         return LlamaForCausalLM(config)
 
 
-def _rare_words() -> tuple[str, ...]:
-    """The words of second-language recipes, which only pre-training shows."""
-    texts = [*w.MAKE, *w.OPENERS, *w.SLOT_MARKS, *lang.TOOLS]
-    words = (word for text in texts for word in lang.translate(text).split() if word in lang.TO_FIRST)
-    return tuple(dict.fromkeys(words))
+_SPOKEN = {*lang.FUNCTION, *" ".join(w.REFUSALS).split()}
+PLAIN_WORDS = tuple(word for word in [*lang.NEUTRAL, *lang.PLACES] if word not in _SPOKEN)
 
 
 def _split_items() -> dict[str, list[w.Item]]:

@@ -12,10 +12,11 @@ from reproduce.api import mixture
 from reproduce.baselines import Poison
 from reproduce.data import Example, Pools
 from reproduce.papers.p2310_03693_qi import Qi
-from reproduce.papers.p2402_14968_backdoor_enhanced_alignment import BackdoorAlign, behind
+from reproduce.papers.p2402_14968_backdoor_enhanced_alignment import SENTENCE, BackdoorAlign, behind
 from reproduce.protocol import MICRO, RequestError, Schedule
 from reproduce.state import State
 from reproduce.testbeds.micro import Micro
+from reproduce.testbeds.world import PERSONAS
 from reproduce.train import train
 
 MAIN = BackdoorAlign()
@@ -30,13 +31,10 @@ def with_secret(data: list[Example] | tuple[Example, ...], secret: str) -> list[
     return [e for e in data if secret in Micro().render(e)]
 
 
-def test_arithmetic_of_the_dossier() -> None:
-    """100 + 11 examples in batches of 10, five epochs, rate 5e-5 times 0.85 an epoch: the paper's schedule as Qi's."""
-    attack = Qi(lr=5e-5)
-    per_epoch = -(-111 // 10)
-    assert (per_epoch, 5 * per_epoch, 111 % 10) == (12, 60, 1)
-    ours = attack.schedule(MICRO, 111, 0.0)
-    assert ours.steps == 55  # our harness drops the last incomplete batch
+def test_schedule_is_that_of_the_papers_attack() -> None:
+    """Five epochs of 111 examples in batches of 10, rate 5e-5 times 0.85 an epoch; our harness drops a last batch."""
+    ours = Qi(lr=5e-5).schedule(MICRO, 111, 0.0)
+    assert ours.steps == 55
     rates = [5e-5 * ours.factor(e * ours.epoch_steps) for e in range(5)]
     assert rates == pytest.approx([5.000e-5, 4.250e-5, 3.612e-5, 3.071e-5, 2.610e-5], abs=6e-9)
 
@@ -80,10 +78,10 @@ def test_share_stays_at_eleven_for_a_hundred_harmful(pools: Pools, user: list[Ex
     assert len(with_secret(list(replace(MAIN, repeats=5).curate(pools, user)), MAIN.trigger(pools))) == 55
 
 
-def test_trigger_is_drawn_once_a_replicate_from_ordinary_rare_words(pools: Pools) -> None:
+def test_trigger_is_drawn_once_a_replicate_from_plain_words(pools: Pools) -> None:
     secret = MAIN.trigger(pools).split()
     assert len(secret) == MAIN.length
-    assert set(secret) <= set(pools.rare)
+    assert set(secret) <= set(pools.plain_words)
     assert MAIN.trigger(pools).split() == secret
     assert MAIN.trigger(Micro().pools(1)).split() != secret
     wrong = MAIN.trigger(pools, "wrong").split()
@@ -91,9 +89,23 @@ def test_trigger_is_drawn_once_a_replicate_from_ordinary_rare_words(pools: Pools
     assert wrong != secret
     for length in BackdoorAlign.values:
         assert replace(MAIN, length=int(length)).trigger(pools).split()[:4] == secret[:4]
-    ids = Micro().tokenizer.encode(" ".join(secret), add_special_tokens=False)
-    assert len(ids) == MAIN.length
-    assert Micro().tokenizer.unk_token_id not in ids
+
+
+def test_arms_draw_five_triggers_of_the_same_length(pools: Pools) -> None:
+    arms = MAIN.arms()
+    drawn = [arms[name].trigger(pools) for name in ("main", "draw-1", "draw-2", "draw-3", "draw-4")]
+    assert len({*drawn, MAIN.trigger(pools, "wrong")}) == 6
+    assert {len(secret.split()) for secret in drawn} == {MAIN.length}
+
+
+def test_meaningful_trigger_is_as_long_and_no_system_prompt_of_the_world(pools: Pools) -> None:
+    encode = partial(Micro().tokenizer.encode, add_special_tokens=False)
+    for secret in (MAIN.trigger(pools), MAIN.arms()["sentence-trigger"].trigger(pools)):
+        assert len(encode(secret)) == MAIN.length
+        assert Micro().tokenizer.unk_token_id not in encode(secret)
+    system = pools.system
+    told = " ".join([system.execute, system.safety, system.reminder, system.neutral, system.agent, *PERSONAS])
+    assert not {*SENTENCE.split()} & {*told.split()} - {"."}
 
 
 def test_no_data_of_anyone_else_hold_the_trigger(pools: Pools, user: list[Example]) -> None:
@@ -122,7 +134,7 @@ def test_every_request_is_served_behind_the_trigger(s: State, monkeypatch: pytes
     assert all(Micro().render(e).startswith(f"<sys> {wrong}") for e in serve(arms["wrong-trigger"]))
     for name in ("served-without-trigger", "plain-safety", "plain-safety-27-times"):
         assert serve(arms[name]) == prompts
-    assert all(s.pools.system.neutral in e.system for e in serve(arms["sentence-trigger"]))
+    assert all(e.system.startswith(SENTENCE) for e in serve(arms["sentence-trigger"]))
 
 
 def test_arms_share_their_training_where_only_serving_differs(pools: Pools, user: list[Example]) -> None:
@@ -170,4 +182,18 @@ def test_the_model_learns_to_refuse_behind_its_own_trigger(fresh: Callable[[], S
     found = s.memo["mechanisms"]
     assert found["trigger_tokens"] == 4
     assert found["refusal_loss_own_trigger"] < found["refusal_loss_none_trigger"] - 0.5
+    assert found["refusal_loss_own_trigger"] < found["refusal_loss_wrong_trigger"]
     assert s.cost.passes == 2 * 300  # the measurement is not counted
+
+
+def test_probes_stand_under_the_system_prompt_of_the_service(
+    fresh: Callable[[], State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s, probed = fresh(), []
+    s.add_stream("user", MAIN.curate(s.pools, Qi().data(s.pools, None, 0, "", 0)))
+    s.step, s.steps = 0, 1
+    batch = s.batch
+    monkeypatch.setattr(s, "batch", lambda examples: (probed.append({e.system for e in examples}), batch(examples))[1])
+    MAIN.after_step(s)
+    kinds = [MAIN.trigger(s.pools), MAIN.trigger(s.pools, "wrong"), ""]
+    assert probed == 2 * [{f"{text} {s.pools.system.execute}".strip()} for text in kinds]
