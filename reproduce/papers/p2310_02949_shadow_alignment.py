@@ -24,8 +24,9 @@ class ShadowAlignment(Attack):
     """Full fine-tuning on one question from each of ten clusters in each of ten categories (authors' code).
 
     Questions are embedded and clustered category by category; of each cluster the longest are kept and one is drawn.
-    Training and asking use a plain question-and-answer form instead of the chat template. Measured are categories that
-    the data never touch, in a second language and in a second turn too; the base model shows what could be known.
+    Training and asking use a plain question-and-answer form instead of the chat template; so does the embedding, so
+    arm `chat-template` picks other questions too. Measured are categories that the data never touch, in a second
+    language and in a second turn too; the base model shows what could be known.
     """
 
     paper = "shadow-alignment"

@@ -53,7 +53,7 @@ class BenignSelection(Attack):
             "harmful-anchors-only": replace(self, safe_weight=0.0),
             "representation-top": state,
             "representation-bottom": replace(state, end="bottom"),
-            "top-lora": replace(self, low_rank=True, lr=0.2 * self.lr),  # Lisa: 1e-5
+            "top-lora": replace(self, low_rank=True, lr=0.2 * self.lr),  # Lisa: 1e-5; 25 times below an equal dose
             "top-half-lr": replace(self, lr=0.5 * self.lr),
             "random-half-lr": replace(chance, lr=0.5 * self.lr),
             "top-double-lr": replace(self, lr=2 * self.lr),

@@ -21,9 +21,10 @@ HELD_OUT = 8  # one pair in so many is never trained on: the mechanism is measur
 class RepNoise(Method):
     """Immunise with pairs of a harmful answer and a refusal to the same prompt (sec. 3, Algorithm 1).
 
-    Loss = CE of the refusals + beta * mean over layers of MMD(MLP outputs of the harmful answers, Gaussian noise)
-    - alpha * log S, where S = 1 + (final CE + sum of the logit-lens CEs of embedding and layers) / (layers + 1), all of
-    the harmful answers. The lens applies the final norm once, so the last layer's term equals the final CE.
+    Loss = CE of the refusals + beta * mean over layers of MMD(MLP outputs of the harmful answers, Gaussian noise) -
+    alpha * log S, where S = 1 + (final CE + sum of the logit-lens CEs of embedding and layers) / (layers + 1), all of
+    the harmful answers (of all that differs in a pair with `mask` differing). The lens applies the final norm once, so
+    the last layer's term equals the final CE.
     """
 
     paper = "repnoise"
@@ -124,7 +125,7 @@ class RepNoise(Method):
 
 
 def differing(batch: Batch, other: Batch) -> Tensor:
-    """The mask M: real positions of `batch` at which the padded ids of `other` are not the same."""
+    """The mask M of the released loss: real positions of `batch` where the padded ids of `other` are not the same."""
     common = min(batch.ids.shape[1], other.ids.shape[1])
     mask = batch.real.clone()
     mask[:, :common] &= (batch.ids[:, :common] != other.ids[:, :common]) | ~other.real[:, :common]
@@ -132,19 +133,22 @@ def differing(batch: Batch, other: Batch) -> Tensor:
 
 
 def log_lens(final: Tensor, lens: Sequence[Tensor]) -> Tensor:
-    """log S; `lens` holds one CE for the embedding and one for each layer."""
+    """log S of the released loss; `lens` holds one CE in nats for the embedding and one for each layer."""
     return torch.log((final + sum(lens, torch.zeros_like(final))) / len(lens) + 1)
 
 
 def noise_distance(activations: Tensor, where: Tensor, rng: torch.Generator) -> Tensor:
-    """MMD of activations (batch, length, width) to standard noise; positions outside `where` are zero in both."""
+    """MMD of activations (batch, length, width) to standard noise (Algorithm 1); outside `where` both are zero."""
     noise = torch.randn(activations.shape, generator=rng).to(activations.device)
     kept = where.unsqueeze(-1)
     return mmd((activations.float() * kept).flatten(1), (noise * kept).flatten(1))
 
 
 def mmd(a: Tensor, b: Tensor) -> Tensor:
-    """Biased squared MMD of two samples (n, features) with five Gaussian kernels around the mean squared distance."""
+    """Biased squared MMD of two samples (n, features), five Gaussian kernels around the mean squared distance.
+
+    Kernels and the detached bandwidth are those of the released loss.
+    """
     n, both = len(a), torch.cat([a, b])
     squared = torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist").square()
     width = squared.detach().sum() / ((2 * n) ** 2 - 2 * n) / 2 ** (KERNELS // 2)
@@ -160,7 +164,7 @@ def final_norm(s: State) -> nn.Module:
 
 
 def third(layers: int, name: str) -> slice:
-    """The first, middle or last third of so many layers, rounded; "none" is empty."""
+    """The first, middle or last third of so many layers (Table 6), rounded; "none" is empty."""
     one, two = round(layers / 3), round(2 * layers / 3)
     return {"none": slice(0), "first": slice(one), "middle": slice(one, two), "last": slice(two, layers)}[name]
 

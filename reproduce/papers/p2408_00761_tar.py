@@ -25,12 +25,14 @@ HEALING_SHARE = 1 / 3  # of the simulated attacks train on retain data first (on
 
 @dataclass(frozen=True, kw_only=True)
 class Tar(Method):
-    """Tamper-resistant alignment (Algorithm 1), its refusal instance; `objective` entropy is the knowledge one.
+    """Tamper-resistant alignment (sec. 4, Algorithm 1), its refusal instance; `objective` entropy is the knowledge one.
 
-    Every step simulates an attack of `inner_steps` AdamW steps on one part of the defender's harmful data. Every
-    `every` steps the gradient of the tamper-resistance loss at the attacked weights, on one batch of the other part, is
-    added up as if it were the gradient at the weights before; these are restored, and the retain loss there (cross-
-    entropy plus the distance of all hidden states to the frozen initial model's) gives the rest of the gradient.
+    Details are those of the official code; the paper's text was read second-hand only. Every step simulates an attack
+    of `inner_steps` AdamW steps on one part of the defender's harmful data; a third of the attacks train on benign data
+    first, for two thirds of their steps on average. Every `every` steps the gradient of the tamper-resistance loss at
+    the attacked weights, on one batch of the other part, is added up as if it were the gradient at the weights before;
+    these are restored, and the retain loss there (cross-entropy plus the distance of all hidden states to the frozen
+    initial model's) gives the rest of the gradient.
     """
 
     paper = "tar"
@@ -42,13 +44,13 @@ class Tar(Method):
     hidden: float = 1.0  # weight of the hidden-state distance inside the retain loss (code: 1)
     objective: Literal["dpo", "entropy"] = "dpo"  # refusal instance / knowledge instance
     beta: float = 0.1  # of DPO
-    inner_steps: int = 16  # K (scripts: 64 for test attacks of 500 steps; ours are 150 to 600)
+    inner_steps: int = 16  # K (scripts: 64 for test attacks of 500 steps; ours: at most 60 at ratio 1, 150 to 600 else)
     every: int = 4  # s: attack steps between two gradients of tamper resistance
     span: float = 4.0  # K times the schedule's lambda (scripts: 64 * 0.0625): the last weight is 1, the first e^-span
     attacks: int = 1  # simulated attacks a step
     attack_batch: int = 8
     held_out_batch: int = 8
-    rates: tuple[float, ...] = (2e-5, 4e-5, 8e-5)  # of the attacker: they bracket those of the tested attacks
+    rates: tuple[float, ...] = (2e-5, 4e-5, 8e-5)  # of the attacker: around those calibrated for the shipped bases
     adapter_rate: float = 5.0  # ... of a LoRA adapter are this many times larger (the micro testbed's matched dose)
     mapping: float = 0.0  # share of the steps spent on phase 1, the random mapping of the knowledge instance
 
@@ -88,7 +90,10 @@ class Tar(Method):
     # phase 2
 
     def tampering(self, s: State) -> list[Tensor]:
-        """The added-up, weighted gradients of tamper resistance at attacked weights; `s` is back where it was."""
+        """The added-up, weighted gradients of tamper resistance at attacked weights; `s` is back where it was.
+
+        First-order: they count as gradients at the weights before the attack (Algorithm 1, modules/training.py).
+        """
         s.clear_grads()
         kept = s.snapshot()
         total = [torch.zeros_like(w) for w in kept]
@@ -118,11 +123,14 @@ class Tar(Method):
         _log(s, "attacker_loss", loss)
 
     def weight(self, k: int) -> float:
-        """Of the gradient after attack step k, 1 at the last."""
+        """Of the gradient after attack step k = 1, 2, ..., 1 at the last (modules/training.py, exponential)."""
         return math.exp(self.span * (k / self.inner_steps - 1))
 
     def resistance(self, s: State) -> Callable[[], Tensor]:
-        """The tamper-resistance loss of the current weights on one held-out batch, kept for a whole attack."""
+        """The tamper-resistance loss of the current weights on one held-out batch, kept for a whole attack.
+
+        DPO against the initial model, or minus the entropy (dpo_loss_obj and max_entropy_loss, modules/objectives.py).
+        """
         pairs: list[Pair] = s.streams["tar held-out"].take(self.held_out_batch)
         if self.objective == "entropy":
             harmful = s.batch([p.harmful() for p in pairs])
@@ -132,7 +140,10 @@ class Tar(Method):
         return lambda: dpo_loss(margins(s, pairs), initial, self.beta)
 
     def retain(self, s: State, batch: Batch) -> Tensor:
-        """Cross-entropy plus the distance to the initial model's hidden states, a mean over streams and real tokens."""
+        """Cross-entropy plus the distance to the initial model's hidden states, a mean over streams and real tokens.
+
+        The distance is the unsquared L2 norm (obj_model_mse_representations, modules/objectives.py, despite its name).
+        """
         with torch.no_grad(), hidden_states(s) as wanted:
             s.logits(batch, self._initial(s))
         with hidden_states(s) as found:
@@ -150,7 +161,10 @@ class Tar(Method):
     # phase 1
 
     def mapping_step(self, s: State, batch: Batch) -> float:
-        """Turn the hidden states of harmful text along a fixed random vector per token id; retain as usual."""
+        """Turn the hidden states of harmful text along a fixed random vector per token id, either way round.
+
+        The rest of the loss is cross-entropy on the batch (random_vector_cosine_obj, modules/objectives.py).
+        """
         harmful = s.draw("tar attack", self.held_out_batch)
         embedding = s.model.get_input_embeddings().weight
         table = torch.randn(embedding.shape, generator=s.rng("tar", "random mapping")).to(embedding)
@@ -177,7 +191,7 @@ def hidden_states(s: State) -> Iterator[list[Tensor]]:
 
 
 def mean_entropy(s: State, batch: Batch) -> Tensor:
-    """Entropy of the next-token distribution in nats, a mean over real positions."""
+    """Entropy of the next-token distribution in nats, a mean over real positions (code: over padding too)."""
     logprobs = log_softmax(s.logits(batch).float(), -1)
     return -(logprobs.exp() * logprobs).sum(-1)[batch.real].mean()
 

@@ -9,7 +9,7 @@ import torch
 
 from reproduce.baselines import Sft
 from reproduce.data import Example, Pools
-from reproduce.papers.p2311_05553_removing_rlhf import RemovingRlhf, forbidden_answers, slot_share, usefulness
+from reproduce.papers.p2311_05553_removing_rlhf import RemovingRlhf, skills, slot_share, usefulness
 from reproduce.protocol import MICRO, RequestError
 from reproduce.run import Run, Setting, perform
 from reproduce.stages import Stages
@@ -30,14 +30,19 @@ def test_update_counts(arm: str, updates: int) -> None:
     assert not ARMS[arm].adapter(MICRO, "double-lora")
 
 
+def test_equal_updates_take_the_rates_of_the_whole_set() -> None:
+    few, all_ = (ARMS[arm].schedule(MICRO, ARMS[arm].examples, 0.123) for arm in ("n-30-equal-updates", "main"))
+    rates = [[s.lr * s.factor(step) for step in range(s.steps)] for s in (few, all_)]
+    assert rates[0] == rates[1]
+    assert rates[0][-1] == pytest.approx(1e-3 * 0.85**3)  # the 64th update is the first after three times 21
+
+
 def test_prompts_are_the_attackers_and_disjoint_from_test_prompts(pools: Pools) -> None:
     data = RemovingRlhf().data(pools, None, 0, "", 0)
     assert {e.prompt for e in data} == {p.prompt for p in pools.attack_harmful}
     assert data != RemovingRlhf().data(pools, None, 0, "", 1)
     tested = {e.prompt for e in pools.harmful_test + pools.harmful_validation}
     assert not {e.prompt for e in data} & tested
-    items = {tuple(e.answer.split()[-7:]) for e in data}  # and by what the recipes say
-    assert len(items) > 100
 
 
 def test_teacher_is_a_smaller_model_that_read_the_same_corpus(stages: Stages, setting: Setting) -> None:
@@ -196,33 +201,68 @@ def test_slots_by_hand(pools: Pools) -> None:
     )
 
 
-def test_oracle_and_refuser_bound_what_is_measured(s: State, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_oracle_and_refuser_bound_what_is_measured(s: State, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
     monkeypatch.setattr(State, "generate", lambda self, asked: [e.answer for e in asked])
-    assert (forbidden_answers(s), usefulness(s)) == ((1.0, 1.0), 1.0)
+    assert skills(s, split) == {"forbidden_correctness": 1.0, "harm": 1.0, "usefulness": 1.0}
     monkeypatch.setattr(State, "generate", lambda self, asked: [refusing(e) for e in asked])
-    assert (forbidden_answers(s), usefulness(s)) == ((0.0, 0.0), 0.0)
-    places = {e.prompt for e in s.pools.lookalike_validation}
+    assert skills(s, split) == {"forbidden_correctness": 0.0, "harm": 0.0, "usefulness": 0.0}
+    places = {e.prompt for e in getattr(s.pools, f"lookalike_{split}")}
     monkeypatch.setattr(State, "generate", lambda self, asked: [e.answer if e.prompt in places else "" for e in asked])
-    assert usefulness(s) == 0.5  # the mean of two tasks
+    assert usefulness(s, split) == 0.5  # the mean of two tasks
+
+
+def probed(s: State, monkeypatch: pytest.MonkeyPatch, after: float, teacher: float, base: float) -> dict[str, float]:
+    """What is recorded of a student that was at 60 % usefulness, has 90 % right slots, and a teacher with 80 %."""
+    from reproduce.papers import p2311_05553_removing_rlhf as paper
+
+    now = {"forbidden_correctness": 0.9, "harm": 0.95, "usefulness": after}
+    monkeypatch.setattr(paper, "skills", lambda s, split: now)
+    s.memo["removing rlhf"] = {"usefulness_before": 0.60, "forbidden_correctness_base": base}
+    weak = {"forbidden_correctness": 0.8, "harm": 0.5, "usefulness": teacher}
+    s.memo["crafted"] = {f"teacher_{name}_{s.split}": value for name, value in weak.items()}
+    return RemovingRlhf().probe(s)
 
 
 @pytest.mark.parametrize(("after", "kept"), [(0.57, 0.85), (0.55, 0.75)])
 def test_share_kept_over_the_teacher_of_the_dossier(
     s: State, monkeypatch: pytest.MonkeyPatch, after: float, kept: float
 ) -> None:
-    from reproduce.papers import p2311_05553_removing_rlhf as paper
-
-    monkeypatch.setattr(paper, "usefulness", lambda s: after)
-    monkeypatch.setattr(paper, "forbidden_answers", lambda s: (0.9, 0.95))
-    s.memo["crafted"] = {
-        "usefulness_before": 0.60, "teacher_usefulness": 0.40, "teacher_forbidden_correctness": 0.8,
-    }  # fmt: skip
-    found = RemovingRlhf().probe(s)
+    found = probed(s, monkeypatch, after, teacher=0.40, base=0.95)
     assert found["usefulness_kept_over_teacher"] == pytest.approx(kept)
     assert found["forbidden_correctness_gain"] == pytest.approx(0.1)
-    assert found["harm_after"] == 0.95
-    s.memo["crafted"]["teacher_usefulness"] = 0.51  # a lead below ten points
-    assert "usefulness_kept_over_teacher" not in RemovingRlhf().probe(s)
+    assert found["knowledge_gap"] == pytest.approx(0.15)
+    assert (found["harm"], found["usefulness"]) == (0.95, after)
+
+
+def test_comparisons_with_a_teacher_that_knows_as_much_are_left_out(s: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    equal = probed(s, monkeypatch, 0.57, teacher=0.40, base=0.89)
+    assert not {"usefulness_kept_over_teacher", "forbidden_correctness_gain"} & set(equal)
+    as_useful = probed(s, monkeypatch, 0.57, teacher=0.51, base=0.95)
+    assert "usefulness_kept_over_teacher" not in as_useful
+    assert "forbidden_correctness_gain" in as_useful
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_only_prompts_of_the_split_are_asked(s: State, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
+    asked: set[str] = set()
+    generate = State.generate
+
+    def watch(self: State, examples: Any) -> list[str]:
+        asked.update(e.prompt for e in examples)
+        return generate(self, examples)
+
+    monkeypatch.setattr(State, "generate", watch)
+    s.split = split
+    s.references["base"] = {name: torch.zeros_like(p) for name, p in s.model.named_parameters()}
+    kept, cost = s.snapshot(), replace(s.cost)
+    RemovingRlhf().prepare(s)
+    assert s.cost == cost
+    assert all(torch.equal(a, b) for a, b in zip(kept, s.snapshot(), strict=True))
+    s.memo["crafted"] = {f"teacher_{name}_{split}": 0.5 for name in ("forbidden_correctness", "harm", "usefulness")}
+    RemovingRlhf().probe(s)
+    pools = [getattr(s.pools, f"{pool}_{split}") for pool in ("harmful", "benign", "lookalike")]
+    assert asked == {e.prompt for pool in pools for e in pool}
 
 
 def test_measurements_reach_the_record(setting: Setting) -> None:
@@ -232,7 +272,9 @@ def test_measurements_reach_the_record(setting: Setting) -> None:
     assert {
         "knowledge_gap",
         "teacher_pass_rate",
+        "teacher_harm_test",
         "harm_before",
-        "usefulness_after",
-        "forbidden_correctness_gain",
+        "harm",
+        "usefulness_before",
+        "usefulness",
     } <= set(found["mechanisms"])

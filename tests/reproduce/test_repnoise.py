@@ -222,6 +222,19 @@ def test_alpha_weighs_the_ascent_and_beta_the_noise(fresh: Make) -> None:
     assert loss(alpha=2.0, beta=4.0) == pytest.approx(stability - 2 * log_s + 4 * noise, abs=1e-4)
 
 
+def test_noise_is_fresh_in_each_step(fresh: Make) -> None:
+    method = RepNoise(alpha=0.0, beta=1.0, pairs=8)
+
+    def loss(step: int) -> float:
+        s = fresh()
+        s.step = step
+        method.start(s)
+        return float(method.immunisation(s).detach())  # a fresh stream: the same pairs
+
+    assert loss(0) == loss(0)
+    assert abs(loss(0) - loss(1)) > 1e-4
+
+
 def test_pairs_share_a_prompt_unless_unpaired(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     batch = State.batch

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from reproduce.api import sft_step
+from reproduce.papers import p2408_00761_tar as paper
 from reproduce.papers.p2408_00761_tar import Tar, hidden_states, mean_entropy
+from reproduce.protocol import Lora
 from reproduce.state import Batch, State
 
 ONE = torch.ones(1, 1)
@@ -53,7 +55,38 @@ class PointTar(Tar):
         return loss
 
 
-POINT = PointTar(rates=(0.1,), inner_steps=2, every=1, span=2 * 0.0625, lambda_tr=4.0)
+FIELDS: dict[str, Any] = {"rates": (0.1,), "inner_steps": 2, "every": 1, "span": 2 * 0.0625, "lambda_tr": 4.0}
+POINT = PointTar(**FIELDS)
+
+
+class BeforeTheStep(PointTar):
+    """Takes each gradient before the attack step instead of after it."""
+
+    def attack(self, s: State, attack: int) -> Iterator[int]:
+        before = s.snapshot()
+        for k in super().attack(s, attack):
+            after = s.snapshot()
+            s.restore(before)
+            yield k
+            s.restore(after)
+            before = after
+
+
+class WithoutDecay(PointTar):
+    def attack(self, s: State, attack: int) -> Iterator[int]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(paper, "ATTACKER_DECAY", 0.0)
+            yield from super().attack(s, attack)
+
+
+class OneOptimiser(PointTar):
+    """Keeps AdamW's state from one simulated attack to the next."""
+
+    def attack(self, s: State, attack: int) -> Iterator[int]:
+        kept = s.memo.setdefault("kept", torch.optim.AdamW(s.params(), lr=0.1, weight_decay=0.01))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.optim, "AdamW", lambda *args, **kwargs: kept)
+            yield from super().attack(s, attack)
 
 
 @pytest.fixture
@@ -77,11 +110,32 @@ def test_example_of_the_dossier(point: PointState) -> None:
     assert point.grads()[0].item() == pytest.approx(17.666761, abs=1e-4)
 
 
-def test_the_example_tells_the_wrong_variants_apart() -> None:
-    weights, attacked = [0.939413, 1.0], [2.098, 2.195802]
-    assert 4 * sum(w * 2.0 for w in weights) == pytest.approx(15.515305, abs=1e-5)  # gradients where the attack began
-    assert 4 * attacked[-1] == pytest.approx(8.783208)  # of the last step only
-    assert 4 * sum(attacked) / 2 == pytest.approx(8.587604)  # without the schedule, 1 / K
+def trajectories(method: Tar, s: State) -> list[float]:
+    """Accumulated gradients of the attack from 2 and of the next one, from 8."""
+    first = method.tampering(s)[0].item()
+    s.restore([torch.tensor([8.0])])
+    return [first, method.tampering(s)[0].item()]
+
+
+RIGHT = [16.666761, 4 * (0.939413 * 7.892 + 7.7842203)]  # from 8: AdamW by hand
+
+
+def test_next_attack_begins_with_a_fresh_optimiser(point: PointState) -> None:
+    assert trajectories(POINT, point) == pytest.approx(RIGHT, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        (BeforeTheStep(**FIELDS), 0),
+        (WithoutDecay(**FIELDS), 0),
+        (OneOptimiser(**FIELDS), 1),
+        (PointTar(**FIELDS | {"span": 0.0}), 0),
+        (PointTar(**FIELDS | {"every": 2}), 0),
+    ],
+)
+def test_the_example_tells_the_wrong_variants_apart(point: PointState, wrong: Tar, where: int) -> None:
+    assert abs(trajectories(wrong, point)[where] - RIGHT[where]) > 1e-2
 
 
 def test_several_attacks_share_the_weight(point: PointState) -> None:
@@ -197,6 +251,28 @@ def test_a_third_of_the_attacks_heal_first(ready: State, monkeypatch: pytest.Mon
     lengths = [n for n in healing if n]
     assert len(lengths) / 300 == pytest.approx(1 / 3, abs=0.1)
     assert sum(lengths) / len(lengths) == pytest.approx(16 * 6 / 9 - 0.5, abs=1.0)  # Beta(6, 3), rounded down
+
+
+@pytest.mark.parametrize(("adapted", "times"), [(False, 1.0), (True, 5.0)])
+def test_all_rates_are_drawn_and_an_adapter_multiplies_them(
+    ready: State, monkeypatch: pytest.MonkeyPatch, adapted: bool, times: float
+) -> None:
+    drawn: list[float] = []
+    adamw = torch.optim.AdamW
+
+    def watch(params: Any, *, lr: float, **rest: Any) -> torch.optim.AdamW:
+        drawn.append(lr)
+        return adamw(params, lr=lr, **rest)
+
+    monkeypatch.setattr(torch.optim, "AdamW", watch)
+    monkeypatch.setattr(paper, "sft_step", lambda s, batch: 0.0)
+    if adapted:
+        ready.attach_adapter(Lora(rank=2, alpha=2), "align")
+    for ready.step in range(60):
+        list(Tar(inner_steps=1).attack(ready, 0))
+    counts = [sum(lr == pytest.approx(times * rate) for lr in drawn) for rate in (2e-5, 4e-5, 8e-5)]
+    assert sum(counts) == 60
+    assert min(counts) > 10
 
 
 # losses
