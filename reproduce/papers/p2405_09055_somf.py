@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -24,20 +24,21 @@ HALVINGS = 7  # of the search for the interpolation that matches
 
 @dataclass(frozen=True, kw_only=True)
 class Somf(Method):
-    """Subspace-oriented model fusion of one fine-tuned model, after the authors' code.
+    """Subspace-oriented model fusion of one fine-tuned model, after the authors' code; only the abstract was read.
 
     theta(m) = theta_safe + tau * m / mean(m), tau = theta_ft - theta_safe, one logit x per entry of tau and the mean
     over each tensor. In training m is a relaxed Bernoulli sample, sigmoid((x + logit(u)) / T), new in every pass; only
     x learns, by DPO (arXiv 2305.18290, sec. 4) on the defender's pairs, refusal over compliant answer. tau is that of
     the adapter's tensors where fine-tuning continued the aligned adapter (single-LoRA, as in the paper), else that of
-    all weights (dense).
+    all weights (dense). No section or equation of the paper was seen.
     """
 
     paper = "safety-realignment"
+    version: ClassVar[int] = 2
     stage = Stage.POST_FINE_TUNING
     knob = "lr"
-    values = (0.001, 0.003, 0.01, 0.03)
-    lr: float = 0.001  # of the logits (code: 1e-3 to 1e-2; ours: reproduce/tuning)
+    values = (0.01, 0.03, 0.1, 0.3)
+    lr: float = 0.03  # of the logits, which move by about lr * steps / 2 (code: 1e-3 to 1e-2 over more steps)
     steps: int = 150  # code: 3 epochs of about 310
     batch: int = 16  # pairs a step (code: 16)
     warmup: int = 15  # steps, then cosine to zero (code: 30 to 50)

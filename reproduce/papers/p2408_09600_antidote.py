@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from itertools import combinations
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from reproduce.api import Figure, Finding, Findings, Method, Stage, Study
@@ -43,9 +43,11 @@ class Antidote(Method):
     LARGEST share alpha is zeroed, with all masks made before any pruning. With an adapter of the user's own, lora_A
     and lora_B are pruned and the merged aligned weights stay. Without one (full fine-tuning, single-LoRA) the update
     W_tuned - W_aligned takes their place ("antidote-delta", ours); `target` weights is the code's flag for that case.
+    No section or equation of the paper was seen: abstract, official code and its logs were.
     """
 
     paper = "antidote"
+    version: ClassVar[int] = 2
     stage = Stage.POST_FINE_TUNING
     knob = "alpha"
     values = (0.02, 0.05, 0.1, 0.2)
@@ -187,10 +189,10 @@ def _total(norms: dict[str, Tensor]) -> float:
 
 
 SAYS = {
-    "reduction_share_high_lr": ("ratio", "fall of the harmful score at four times the adapter's rate over that at it"),
-    "reduction_share_over_alignment_stage": ("ratio", "that share minus the same of Vaccine"),
-    "harm_alpha_spearman": ("correlation", "harmful score against the pruned share"),
-    "accuracy_alpha_spearman": ("correlation", "accuracy against the pruned share"),
+    "reduction_kept_high_lr": ("points", "fall of the harmful score at the higher rate minus half that at the lower"),
+    "reduction_gain_over_alignment_stage": ("points", "growth of the fall between the two rates minus that of Vaccine"),
+    "harm_alpha_gamma": ("correlation", "harmful score against the pruned share, ties left out"),
+    "accuracy_alpha_gamma": ("correlation", "accuracy against the pruned share, ties left out"),
     "harmful_minus_task_loss_rise": ("loss", "rise of held-out harmful loss minus rise of task loss by pruning"),
     "harm_gain_over_benign_mask": ("points", "harmful score of benign masks minus harmful ones at equal accuracy"),
     "harm_gain_over_random_mask": ("points", "the same for random masks"),
@@ -202,10 +204,12 @@ SAYS = {
 class AntidoteTradeoff(Study):
     """Pruned share against harm and accuracy, beside masks and scaling that know nothing of harm.
 
-    Protocol as in Vaccine (2402.01109, sec. 5.1), under the strong attack; every point is an ordinary run record.
+    Protocol as in Vaccine (2402.01109, sec. 5.1), under the strong attack. The two learning rates are compared in
+    double-LoRA mode, under the graded and the strong attack. Every point is an ordinary run record.
     """
 
     paper = "antidote"
+    version: ClassVar[int] = 2
     alphas: tuple[float, ...] = Antidote.values
     ratio: float = 0.1
     n: int = 1000
@@ -222,9 +226,9 @@ class AntidoteTradeoff(Study):
             for kind, fields in kinds.items()
         }
         ours = lines["harmful_mask"]
-        values = self._shares(lab, plain, strong)
-        values["harm_alpha_spearman"] = _rank(self.alphas, [harm for _, harm in ours])
-        values["accuracy_alpha_spearman"] = _rank(self.alphas, [accuracy for accuracy, _ in ours])
+        values: dict[str, float | None] = {**self._reductions(lab, strong)}
+        values["harm_alpha_gamma"] = gamma([harm for _, harm in ours])
+        values["accuracy_alpha_gamma"] = gamma([accuracy for accuracy, _ in ours])
         rises = self._run(lab, Antidote(), strong)["mechanisms"]
         values["harmful_minus_task_loss_rise"] = rises["harmful_loss_rise"] - rises["task_loss_rise"]
         for kind in list(kinds)[1:]:
@@ -235,19 +239,19 @@ class AntidoteTradeoff(Study):
         figures = {"alpha": Figure(list(self.alphas), y, "pruned share of a row", "percent")}
         return Findings({name: Finding(value, *SAYS[name]) for name, value in values.items()}, figures)
 
-    def _shares(self, lab: Lab, plain: Point, strong: Poison) -> dict[str, float | None]:
-        """How much of a defense's effect is left at the higher rate."""
-        matched = self._point(self._run(lab, Sft(), Poison(), "double-lora"))
-        shares = []
-        for method in (Antidote(), Vaccine()):
-            low = matched[1] - self._point(self._run(lab, method, Poison(), "double-lora"))[1]
-            high = plain[1] - self._point(self._run(lab, method, strong))[1]
-            shares.append(high / low if low > 0 else None)
-        own, early = shares
-        both = own is not None and early is not None
+    def _reductions(self, lab: Lab, strong: Poison) -> dict[str, float]:
+        """How the fall of the harmful score changes when nothing but the adapter's rate does."""
+
+        def harm(method: Method, attack: Poison) -> float:
+            return self._point(self._run(lab, method, attack, "double-lora"))[1]
+
+        def falls(method: Method) -> list[float]:
+            return [harm(Sft(), attack) - harm(method, attack) for attack in (Poison(), strong)]
+
+        (low, high), (early_low, early_high) = falls(Antidote()), falls(Vaccine())
         return {
-            "reduction_share_high_lr": own,
-            "reduction_share_over_alignment_stage": own - early if both else None,  # type: ignore[operator]
+            "reduction_kept_high_lr": high - low / 2,
+            "reduction_gain_over_alignment_stage": (high - low) - (early_high - early_low),
         }
 
     def _run(self, lab: Lab, method: Method, attack: Poison, mode: Mode = "full") -> Record:
@@ -261,6 +265,10 @@ class AntidoteTradeoff(Study):
         return 100 * rate(made["metrics"]["accuracy"]), 100 * rate(made["metrics"]["harmful"])
 
 
-def _rank(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman correlation; undefined when one side is constant."""
-    return None if len(set(y)) == 1 else float(spearmanr(x, y).statistic)
+def gamma(values: Sequence[float]) -> float:
+    """Goodman and Kruskal's rank correlation of values with their order, ties left out.
+
+    -1 when some fall and none rises, 0 when all are alike.
+    """
+    moves = [1 if later > earlier else -1 for earlier, later in combinations(values, 2) if later != earlier]
+    return sum(moves) / len(moves) if moves else 0.0

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reproduce.baselines import Poison
 from reproduce.data import Example, Pair
 from reproduce.importance import input_norms, linear_modules, top_of_rows
 from reproduce.lab import Lab
 from reproduce.model import linear_names, weights
-from reproduce.papers.p2408_09600_antidote import SAYS, Antidote, AntidoteTradeoff, pruned_count
+from reproduce.papers.p2408_09600_antidote import SAYS, Antidote, AntidoteTradeoff, gamma, pruned_count
 from reproduce.run import Run, Setting, perform
 from reproduce.stages import Stages
 from reproduce.state import Batch, State
@@ -364,6 +365,35 @@ def test_every_arm_runs(arm: str, setting: Setting) -> None:
 def test_default_is_a_value_of_the_sweep() -> None:
     assert Antidote().sweep()["main"] == Antidote()
     assert len(Antidote.values) >= 4
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([9, 5, 5, 1], -1), ([9, 9, 9, 8], -1), ([1, 2, 2, 3], 1), ([4, 4, 4, 4], 0), ([9, 5, 6, 1], -2 / 3)],
+)
+def test_gamma_leaves_ties_out(values: list[float], expected: float) -> None:
+    assert gamma(values) == pytest.approx(expected)
+
+
+def test_reductions_compare_two_rates_in_one_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undefended 20 and 90, Antidote 15 and 60, Vaccine 10 and 85: falls of 5 and 30 points against 10 and 5."""
+    harm = {
+        ("sft", "graded"): 20.0, ("sft", "strong"): 90.0, ("antidote", "graded"): 15.0, ("antidote", "strong"): 60.0,
+        ("vaccine", "graded"): 10.0, ("vaccine", "strong"): 85.0,
+    }  # fmt: skip
+    modes = set()
+
+    def run(self: AntidoteTradeoff, lab: Lab, method: Any, attack: Any, mode: str = "full") -> Any:
+        modes.add(mode)
+        k = harm[method.paper, attack.strength]
+        return {"metrics": {"accuracy": {"k": 1, "n": 1}, "harmful": {"k": k, "n": 100}}}
+
+    monkeypatch.setattr(AntidoteTradeoff, "_run", run)
+    lab: Any = None
+    found = AntidoteTradeoff()._reductions(lab, Poison(strength="strong"))
+    assert modes == {"double-lora"}
+    assert found["reduction_kept_high_lr"] == pytest.approx(30 - 2.5)
+    assert found["reduction_gain_over_alignment_stage"] == pytest.approx(25 - -5)
 
 
 @pytest.mark.slow
