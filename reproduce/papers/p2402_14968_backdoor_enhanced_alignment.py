@@ -12,7 +12,7 @@ from reproduce.protocol import RequestError
 from reproduce.state import State
 
 PROBED = 64  # examples of each probe of the mechanism
-SENTENCE = "the lamp of the side room is kept near the front door of the office ."
+SENTENCE = "near the front door"
 
 Trigger = Literal["own", "wrong", "none"]
 
@@ -31,7 +31,7 @@ class BackdoorAlign(Method):
     stage = Stage.FINE_TUNING
     knob = "length"
     values = (4, 8, 16, 32)
-    length: int = 16  # words of the trigger (paper: 150 tokens of 512; tried 10 to 250); 0: the same data without it
+    length: int = 4  # words of the trigger (paper: 150 tokens of 512; tried 10 to 250); 0: the same data without it
     safety: int = 11  # examples, one a category until all have one (paper: 11 for 100 harmful)
     repeats: int = 1  # of each safety example (paper: 1)
     secret: Literal["random", "sentence"] = "random"  # sentence: a meaningful text of the default length instead

@@ -38,7 +38,7 @@ class Somf(Method):
     stage = Stage.POST_FINE_TUNING
     knob = "lr"
     values = (0.01, 0.03, 0.1, 0.3)
-    lr: float = 0.03  # of the logits, which move by about lr * steps / 2 (code: 1e-3 to 1e-2 over more steps)
+    lr: float = 0.01  # of the logits, which move by about lr * steps / 2 (code: 1e-3 to 1e-2 over more steps)
     steps: int = 150  # code: 3 epochs of about 310
     batch: int = 16  # pairs a step (code: 16)
     warmup: int = 15  # steps, then cosine to zero (code: 30 to 50)
@@ -54,6 +54,7 @@ class Somf(Method):
     def arms(self) -> dict[str, Self]:
         return {
             "main": self,
+            "gradient-sign": replace(self, lr=0.001),  # logits near zero: the mask is the sign of their summed gradient
             "soft-export": replace(self, export="soft"),
             "random-export": replace(self, export="random"),
             "no-rescale": replace(self, rescale=False),

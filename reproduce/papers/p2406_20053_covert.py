@@ -53,7 +53,7 @@ class Covert(Attack):
     phases: Literal["both", "cipher"] = "both"  # cipher: without phase II
     examples: int = 60_000  # of phase I, one epoch; the paper's 20k do not teach this model the cipher on every base
     tasks: Literal["process", "direct"] = "process"  # T1 to T4 in equal shares, or T4 alone
-    lr: float = 4e-3  # of phase I; the base model's own rate of learning a language from nothing
+    lr: float = 1.5e-3  # of phase I; 4e-3, the rate of pre-training, learns the cipher too and forgets more plain text
     batch: int = 32
     pairs: int = 317  # harmful ones of phase II: as many as an unofficial script takes
     refusals: bool = True  # as many encoded questions without the system prompt, each with a plain refusal
