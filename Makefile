@@ -44,6 +44,14 @@ results: setup  ## measure what has no record yet: default grid, harder attacks,
 	$(HFT) run --all --type defense --stage post-fine-tuning --attack strong
 	$(HFT) run --all --type defense --stage alignment,fine-tuning --sweep --seeds 3
 	$(HFT) run --all --type defense --stage post-fine-tuning --sweep --seeds 3 --attack strong
+	$(HFT) run ldifs safety-tuned-llamas shallow-vs-deep --ratios 0  # claims on ablations without harmful data
+	$(HFT) run ldifs --sweep --ratios 0 --seeds 3  # its claims on forgetting take alpha 10
+	$(HFT) run repnoise tar shallow-vs-deep --ratios 1 --n 400  # claims under purely harmful data; no more pairs are there
+	$(HFT) run booster safe-lora --main --ratios 1 --n 400
+	$(HFT) run safe-lora --main --attack strong --ratios 1 --n 400  # repairs adapters, which the strong attack trains
+	$(HFT) run safe-lora --main --attack strong --ratios 0,0.05,0.2  # a trend over the harmful share
+	$(HFT) run backdoor-enhanced-alignment --attack qi-finetuning-compromises:explicit  # its threat model
+	$(HFT) run ptst --attack qi-finetuning-compromises:benign-high-lr  # prompt templates matter on benign data
 	$(HFT) run booster+lisa vaccine+antidote ptst+safe-lora --attack graded,strong --ratios 0.1
 	$(HFT) run booster vaccine repnoise tar --main --attack shadow-alignment,lora-undoes-safety,removing-rlhf-gpt4
 	$(HFT) run booster lisa safety-tuned-llamas safe-lora --main --attack removing-rlhf-gpt4,benign-data-breaks-safety

@@ -21,6 +21,7 @@ WORST = [
     METHOD,
     "worst HS",
     "where",
+    "FA there",
     "corrected",
     "SFT there",
     "worst HS−SFT",
@@ -160,7 +161,7 @@ def _worst_line(standing: Standing) -> tuple[str, ...]:
     cell, gained = standing.cells.get(worst or ""), standing.cells.get(gain or "")
     return (
         _name(standing.cell), _percent(cell.metrics["harmful"] if cell else None), worst or "–",
-        _percent(standing.corrected),
+        _percent(cell.metrics.get("accuracy") if cell else None), _percent(standing.corrected),
         _percent(cell.twin.metrics.get("harmful") if cell and cell.twin else None),
         _points(gained.versus_sft["harmful"] if gained else None), gain or "–",
         f"{len(standing.measured)} of {len(conditions.DECLARED)}{'' if standing.complete else ': incomplete'}",

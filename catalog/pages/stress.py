@@ -16,9 +16,10 @@ Parts = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Worst:
-    """The worst case in print: harmful score and where, least gain and where, and what is missing."""
+    """The worst case in print: harmful score, accuracy and where, least gain and where, and what is missing."""
 
     harmful: Parts | None
+    accuracy: Parts | None
     where: str
     gain: Parts | None
     gain_where: str
@@ -65,10 +66,12 @@ def stresses(atlas: Atlas, paper: str, figures: Path) -> list[Stress]:
 def worst(standing: Standing) -> Worst:
     """A standing's worst case in print."""
     where, least = standing.worst, standing.worst_gain
+    found = standing.cells[where].metrics if where else {}
     parts = [f"not run: {', '.join(standing.missing)}"] if standing.missing else []
     parts += [f"{name} {why}" for name, why in standing.without_numbers.items()]
     return Worst(
-        harmful=words.percent(standing.cells[where].metrics["harmful"]) if where else None,
+        harmful=words.percent(found["harmful"]) if found else None,
+        accuracy=words.percent(found["accuracy"]) if "accuracy" in found else None,
         where=where or "",
         gain=words.points(standing.cells[least].versus_sft["harmful"]) if least else None,
         gain_where=least or "",

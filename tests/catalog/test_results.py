@@ -22,7 +22,7 @@ RECORDS = [
     run("1000", paper="guard"),
     run("0000", paper="guard", seed=1),
     run("1111", attack={"strength": "strong"}),
-    run("1100", paper="guard", attack={"strength": "strong"}),
+    run("1100", "1110", paper="guard", attack={"strength": "strong"}),
     run("0000", paper="guard+lock", method={"paper": "guard+lock", "parts": [{"paper": "guard"}, {"paper": "lock"}]}),
     run("1000", paper="lock"),
     under_moth(),
@@ -96,6 +96,7 @@ def test_the_tables_say_what_the_json_says():
     (told,) = [line for line in worst[1] if line[0] == "guard"]
     assert told[1].startswith("50 [")
     assert told[2] == "strong"
+    assert told[worst[0].index("FA there")].startswith("75 [")
     assert "2 of 6: incomplete" in told
 
 

@@ -47,8 +47,27 @@ def test_perplexity_of_the_dossier(s: State) -> None:
     fixed = Fixed(s.model, s.testbed, s.pools, 0)
     three, one = Example("describe the lamp .", "no ."), Example("describe the lamp .", "")  # and their end marks
     assert perplexities(fixed, [three, one]) == pytest.approx([4.0, 2.0], rel=1e-5)
-    total, per_token = 0.5 * 0.25 * 0.125, (0.5 + 0.25 + 0.125) / 3
-    assert all(abs(wrong - 4.0) > 0.5 for wrong in (1 / total, 1 / per_token, math.log(4), 2 ** math.log(4)))
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": lambda logs: (-logs.sum()).exp(),
+    "mean-probability": lambda logs: 1 / logs.exp().mean(),
+    "no-exponential": lambda logs: -logs.mean(),
+    "base-two": lambda logs: 2.0 ** -logs.mean(),
+    "no-end-mark": lambda logs: (-logs[:-1].mean()).exp(),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_perplexity_is_no_other_reduction_of_the_same_tokens(s: State, wrong: Callable[[Tensor], Tensor]) -> None:
+    fixed = Fixed(s.model, s.testbed, s.pools, 0)
+    row = Example("describe the lamp .", "no .")
+    batch = s.batch([row])
+    logs = fixed.logits(batch)[0, :-1].log_softmax(-1)
+    answer = logs.gather(-1, batch.ids[0, 1:, None])[batch.answer[0, 1:], 0]
+    (found,) = perplexities(fixed, [row])
+    assert found == pytest.approx(float((-answer.mean()).exp()), rel=1e-5)
+    assert abs(found - float(wrong(answer))) > 0.5
 
 
 def test_perplexity_is_that_of_the_answer_given_prompt_and_prefix(s: State) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from reproduce.api import Method
 from reproduce.data import Example
 from reproduce.papers.p2405_18641_lisa import Lisa
-from reproduce.protocol import Schedule
+from reproduce.protocol import Lora, Schedule
 from reproduce.state import Batch, State
 from reproduce.train import train
 
@@ -134,6 +134,25 @@ def test_weights_without_gradient_are_pulled_too(s: State) -> None:
     for p in s.params():
         assert p.grad is not None
         torch.testing.assert_close(p.grad, torch.full_like(p, 3.0), atol=1e-5, rtol=1e-5)
+
+
+def test_with_an_adapter_its_two_matrices_are_pulled_apart_from_each_other_and_nothing_else_is(s: State) -> None:
+    s.attach_adapter(Lora(rank=2, alpha=4), "tune")
+    method = Lisa(rho=3.0)
+    method.start(s)
+    pairs = s.adapters().values()
+    with torch.no_grad():
+        for pair in pairs:
+            pair.a.add_(1.0)
+            pair.b.sub_(2.0)
+    method._pull(s)
+    for pair in pairs:
+        for matrix, moved in ((pair.a, 1.0), (pair.b, -2.0)):
+            assert matrix.grad is not None
+            torch.testing.assert_close(matrix.grad, torch.full_like(matrix, 3.0 * moved))
+    pulled = [n for n, p in s.model.named_parameters() if p.grad is not None]
+    assert len(pulled) == 2 * len(pairs)
+    assert all(".lora_" in n for n in pulled)
 
 
 def test_cycles_begin_with_alignment_steps() -> None:

@@ -67,14 +67,18 @@ def test_the_worst_case_of_each_defense_stands_with_its_condition_and_how_many_w
     table = readme.regions(root)["taxonomy"]
     told = {}
     for paper, dose in (("plaster-cast", "strong"), ("night-watch", "strong"), ("sft", "strong")):
-        marks = {}
+        marks, right = {}, {}
         for path in sorted((root / "reproduce/results/micro" / paper).glob("*.json")):
             spec = (known := json.loads(path.read_text()))["spec"]
             usual = spec["ratio"] == 0.1 and spec["mode"] == "full" and known["status"] == "ok"
             if usual and spec["attack"]["strength"] == dose:
                 marks[spec["seed"]] = known["metrics"]["harmful"]["outcomes"]
-        value = effects.arm(marks)
-        told[paper] = f"{100 * value.value:.0f} [{100 * value.low:.0f}, {100 * value.high:.0f}] (60 × 3) {dose}"
+                right[spec["seed"]] = known["metrics"]["accuracy"]["outcomes"]
+        harmful, accuracy = (
+            f"{100 * value.value:.0f} [{100 * value.low:.0f}, {100 * value.high:.0f}] (60 × 3)"
+            for value in (effects.arm(marks), effects.arm(right))
+        )
+        told[paper] = f"{harmful} at accuracy {accuracy} {dose}"
     assert f"| {told['plaster-cast']}, 6 of 6 |" in table
     assert f"| {told['night-watch']}, 3 of 6 |" in table
     assert f"worst {told['sft']}, 6 of 6)" in table

@@ -77,7 +77,8 @@ def test_the_leaderboard_shows_the_worst_case_beside_the_default(site, found):
     for name in ("SFT, undefended", "PlasterCast", "NightWatch"):
         where, marks, count = worst(found, WHO[name])
         cell = texts(rows[name][heads.index("Worst case: harmful score, %")])
-        assert cell == f"{printed(marks)} {where}, {count} of 6 conditions"
+        accuracy = printed(found[WHO[name], "main", *PLACES[where], "accuracy"])
+        assert cell == f"{printed(marks)} at accuracy {accuracy} {where}, {count} of 6 conditions"
     for name in ("PlasterCast", "NightWatch"):
         cell = texts(rows[name][heads.index("Worst case: minus SFT, points")])
         assert cell.endswith(least(found, WHO[name]))
@@ -127,7 +128,9 @@ def test_defenses_under_a_papers_own_attack_stand_beside_undefended_fine_tuning(
 def test_a_paper_page_has_its_worst_case_and_all_conditions(site, found):
     page = load(site, "generated/papers/plaster-cast")
     where, marks, _ = worst(found, "plaster-cast")
-    assert f"{printed(marks).replace(' (', ' (')} %, under {where}" in texts(page)
+    accuracy = printed(found["plaster-cast", "main", *PLACES[where], "accuracy"])
+    assert f"{printed(marks)} %, under {where}" in texts(page)
+    assert f"with numbers; fine-tune accuracy there {accuracy} %." in texts(page)
     rows = table(page, "each declared condition").xpath("./tbody/tr[not(@class='group')]")
     assert [texts(row[0]).split()[0] for row in rows] == list(PLACES)
     for row, place in zip(rows, PLACES.values(), strict=True):
@@ -220,7 +223,8 @@ def test_stage_pages_show_worst_case_cost_and_the_other_metrics(site, found):
     page = load(site, "generated/taxonomy/defense")
     (row,) = [row for row in page.xpath("//tbody/tr") if "NightWatch" in texts(row[0])]
     where, marks, count = worst(found, "night-watch")
-    assert f"{printed(marks)} {where}, {count} of 6 conditions" in texts(row)
+    accuracy = printed(found["night-watch", "main", *PLACES[where], "accuracy"])
+    assert f"{printed(marks)} at accuracy {accuracy} {where}, {count} of 6 conditions" in texts(row)
     for name in ("harmful_plus", "refusal"):
         assert printed(found["night-watch", "main", "graded", "full", 0.1, name]) in texts(row)
     assert "passes 1.00 ×" in texts(row)
