@@ -4,11 +4,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from reproduce.api import Findings
-from reproduce.data import Pools
+from reproduce.data import Example, Pools
 from reproduce.lab import Lab
+from reproduce.lens import Contrast, last_prompt_token
+from reproduce.linear_probes import Reading, cross_read
 from reproduce.papers import p2405_16229_no_two_devils_alike as devils
 from reproduce.papers.p2310_03693_qi import Qi
 from reproduce.papers.p2405_16229_no_two_devils_alike import (
@@ -21,7 +25,10 @@ from reproduce.papers.p2405_16229_no_two_devils_alike import (
     openings,
     top,
 )
+from reproduce.patching import Run, length_matched, read_by, recovered
+from reproduce.prefix_forcing import Continued
 from reproduce.run import Setting
+from reproduce.state import State
 from reproduce.testbeds import language as lang
 from reproduce.testbeds import world
 
@@ -156,3 +163,196 @@ def test_signal_of_the_figure_is_the_sum_that_the_finding_reports(found: Finding
     for attack in devils.ATTACKS:
         drop = measured[f"refusal_signal_drop_{attack}"]
         assert drop == pytest.approx(1 - last[attack] / last["aligned"], abs=1e-3)
+
+
+MANY = replace(SMALL, prompts=10, pairs=5)  # 5 forbidden prompts, 5 harmless on other topics and 5 on the same
+Values = dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def invented(setting: Setting) -> dict[str, State]:
+    """Three models whose layers differ at random and whose embedding, norm and head are the same."""
+    models = {name: setting.stages(0).state() for name in devils.MODELS}
+    for seed, s in enumerate(models.values(), 4):
+        noise = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, p in s.model.named_parameters():
+                if name == "model.norm.weight":
+                    p.mul_(20.0)  # signals of some logits
+                elif "norm" not in name:
+                    p.mul_(5.0)
+                    p.add_(0.3 * torch.randn(p.shape, generator=noise) if "layers" in name else 0.0)
+    return models
+
+
+@pytest.fixture(scope="module")
+def place(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(setting, 0, tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def examination(place: Lab, invented: dict[str, State]) -> devils._Examination:
+    return devils._Examination(MANY, place, invented, lambda e: e)
+
+
+@pytest.fixture(scope="module")
+def examined(examination: devils._Examination) -> Values:
+    return {name: value for name, value in examination.measure().items() if value is not None}
+
+
+@pytest.fixture(scope="module")
+def contrast(place: Lab) -> Contrast:
+    def ids(words: list[str]) -> tuple[int, ...]:
+        return tuple(place.testbed.tokenizer.convert_tokens_to_ids(words))
+
+    return Contrast(*map(ids, openings(place.stages.pools)))
+
+
+def reads(s: State, examples: list[Example]) -> Run:
+    return read_by(s, examples, [e.prompt for e in examples])
+
+
+def signal(s: State, examples: list[Example], contrast: Contrast) -> float:
+    batch = s.batch([replace(e, answer="") for e in examples])
+    with torch.no_grad():
+        return float(contrast.of(last_prompt_token(s.logits(batch), batch)).mean())
+
+
+def test_refusal_signal_is_that_of_forbidden_prompts(
+    place: Lab, invented: dict[str, State], examined: Values, contrast: Contrast
+) -> None:
+    said = {name: signal(s, place.stages.pools.harmful_test, contrast) for name, s in invented.items()}
+    assert examined["refusal_signal_aligned"] == pytest.approx(said["aligned"], abs=1e-4)
+    drops = [1 - said[attack] / said["aligned"] for attack in devils.ATTACKS]
+    assert [examined[f"refusal_signal_drop_{a}"] for a in devils.ATTACKS] == pytest.approx(drops, abs=1e-4)
+    assert examined["refusal_signal_drop"] == pytest.approx(min(drops), abs=1e-4)
+
+
+def test_recognition_is_read_with_the_aligned_models_probe(
+    place: Lab, invented: dict[str, State], examined: Values
+) -> None:
+    """Label 1 is forbidden; states are taken from the models, not from the lens."""
+    pools = place.stages.pools
+    asked = [replace(e, answer="") for e in [*pools.harmful_test, *pools.benign_test, *pools.lookalike_test]]
+    states = {}
+    for name, s in invented.items():
+        batch = s.batch(asked)
+        with torch.no_grad(), s.read("layer") as layers:
+            s.logits(batch)
+        states[name] = torch.stack([last_prompt_token(x, batch) for x in layers]).double().numpy()
+    read = cross_read(states, np.array([1] * 5 + [0] * 10), place.seed)
+    at = int(np.argmax(read["aligned"].area))
+    assert examined["probe_layer"] == at + 1
+    assert examined["probe_auc_aligned"] == read["aligned"].area[at]
+    for name in devils.ATTACKS:
+        assert examined[f"recognition_shift_{name}"] == pytest.approx(read[name].shift[at], abs=1e-3)
+        assert examined[f"recognition_loss_{name}"] == read["aligned"].area[at] - read[name].area[at]
+        assert examined[f"native_recognition_loss_{name}"] == read["aligned"].area[at] - read[name].native[at]
+
+
+@pytest.mark.parametrize(
+    ("explicit", "identity", "excess"), [(-3.0, -1.0, 3.0), (-3.0, 1.5, 2.0), (3.0, -1.0, -3.0), (-1.0, 0.0, None)]
+)
+def test_only_a_fall_of_the_harmful_logit_counts(
+    examination: devils._Examination, monkeypatch: pytest.MonkeyPatch, explicit: float, identity: float,
+    excess: float | None,
+) -> None:  # fmt: skip
+    moved = {"aligned": 0.0, "explicit": explicit, "identity": identity}
+    told = {name: Reading(area=[0.9, 0.8], native=[0.9, 0.8], shift=[by, 7.0]) for name, by in moved.items()}
+    monkeypatch.setattr(devils, "cross_read", lambda *args: told)
+    monkeypatch.setattr(examination, "_layer", examination._layer)  # is set again below
+    assert examination._recognition()["recognition_shift_excess"] == excess
+
+
+def test_repair_goes_from_the_aligned_model_into_the_attacked_one(
+    place: Lab, invented: dict[str, State], examined: Values, contrast: Contrast
+) -> None:
+    forbidden = place.stages.pools.harmful_test
+    aligned = reads(invented["aligned"], forbidden)
+    early = range(int(examined["probe_layer"]))
+    later_half = ("attention", [1]), ("mlp", [1])
+    for name in devils.ATTACKS:
+        run = reads(invented[name], forbidden)
+        for what, parts, group in (
+            ("patching", [("layer", early)], "instruction"), ("last_position", later_half, "last"),
+        ):  # fmt: skip
+            patched = run.patched(aligned.cache(), parts, group, contrast)  # type: ignore[arg-type]
+            share = recovered(patched, run.signal(contrast), aligned.signal(contrast))
+            assert share != pytest.approx(0.0, abs=1e-2)
+            assert examined[f"{what}_recovery_{name}"] == pytest.approx(share, abs=1e-4)
+        assert examined[f"final_residual_recovery_{name}"] == pytest.approx(1.0, abs=1e-4)  # head and norm are shared
+        lost = aligned.signal(contrast) - run.signal(contrast)
+        assert examined[f"patchable_{name}"] == pytest.approx(sum(x >= 1 for x in lost.tolist()) / 5)
+
+
+def test_a_forbidden_span_brings_what_a_harmless_one_takes(
+    place: Lab, invented: dict[str, State], examination: devils._Examination, examined: Values, contrast: Contrast
+) -> None:
+    pools = place.stages.pools
+    pairs = length_matched(invented["aligned"], pools.harmful_test, pools.benign_test, 5)
+    early = range(int(examined["probe_layer"]))
+    for name, s in invented.items():
+        forbidden = reads(s, [pools.harmful_test[i] for i, _ in pairs])
+        harmless = reads(s, [pools.benign_test[j] for _, j in pairs])
+        high, low = forbidden.signal(contrast), harmless.signal(contrast)
+        brought = harmless.patched(forbidden.cache(), [("layer", early)], "instruction", contrast) - low
+        taken = high - forbidden.patched(harmless.cache(), [("layer", early)], "instruction", contrast)
+        assert examined[f"sufficiency_{name}"] == pytest.approx(float(brought.mean()), abs=1e-4)
+        assert examined[f"necessity_{name}"] == pytest.approx(float(taken.mean()), abs=1e-4)
+        assert abs(float(brought.mean())) > 1e-2 < abs(float(taken.mean()))
+        for what in ("sufficiency", "necessity"):  # the whole final stream carries the whole difference, both ways
+            swept = examination.figures[f"{what}_{name}"].y["layer, last"]
+            assert swept[-1] == pytest.approx(float((high - low).mean()), abs=1e-3)
+
+
+def test_template_is_read_with_the_neutral_probe(place: Lab, invented: dict[str, State], contrast: Contrast) -> None:
+    pools = place.stages.pools
+    neutral, agent = (devils._Examination(MANY, place, invented, ask) for ask in (lambda e: e, pools.system.as_agent))
+    neutral.measure()
+    change = agent.change_from(neutral)
+    plain, asked = pools.harmful_test, [pools.system.as_agent(e) for e in pools.harmful_test]
+    there, here = (signal(invented["aligned"], examples, contrast) for examples in (plain, asked))
+    assert change["template_signal_drop"] == pytest.approx(1 - here / there, abs=1e-4)
+
+
+def completed(
+    examination: devils._Examination, monkeypatch: pytest.MonkeyPatch, keeps: dict[str, tuple[float, float]]
+) -> dict[str, float | None]:
+    """The findings when models keep refusing after three words in these shares, without and with the safety prompt."""
+    pools = examination._pools
+    names = {id(s): name for name, s in examination._models.items()}
+    harmful = {"aligned": 0.0, "explicit": 0.1, "identity": 0.4}
+
+    def told(s: State, asked: list[Example], refusals: list[str], count: int) -> Continued:
+        safely = all(e.system.startswith(pools.system.safety) for e in asked)
+        assert safely or not any(pools.system.safety in e.system for e in asked)
+        assert set(refusals) <= {e.answer for e in pools.refusals()}
+        name = names[id(s)]
+        share = keeps[name][safely] if count == 3 else 0.01
+        return Continued(keeps_refusing=share, harmful=1.0 if safely else harmful[name], loss=1.0)
+
+    monkeypatch.setattr(devils, "continued", told)
+    return examination._completion()
+
+
+def test_completion_by_hand(examination: devils._Examination, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeps = {"aligned": (0.9, 1.0), "explicit": (0.5, 0.7), "identity": (0.1, 0.3)}
+    found = completed(examination, monkeypatch, keeps)
+    assert found == pytest.approx({
+        "keeps_refusing_aligned": 90.0, "keeps_refusing_explicit": 50.0, "keeps_refusing_identity": 10.0,
+        "harmful_continuation_explicit": 10.0, "harmful_continuation_identity": 40.0,
+        "prefilled_refusal_drop": 40.0,  # of 40 and 80 points
+        "harmful_continuation_gap": 30.0,
+        "safety_prompt_repair": 0.5,  # 20 of 40 points, against 20 of 80
+    })  # fmt: skip
+
+
+def test_where_no_refusal_is_lost_there_is_none_to_repair(
+    examination: devils._Examination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeps = {"aligned": (0.9, 1.0), "explicit": (0.86, 0.9), "identity": (0.5, 0.6)}
+    found = completed(examination, monkeypatch, keeps)
+    assert found["safety_prompt_repair"] == pytest.approx(0.25)  # the explicit attack took less than the tolerance
+    assert found["prefilled_refusal_drop"] == pytest.approx(4.0)
+    found = completed(examination, monkeypatch, dict.fromkeys(devils.MODELS, (0.9, 1.0)))
+    assert found["safety_prompt_repair"] is None

@@ -152,7 +152,7 @@ def test_a_defense_at_its_null_value_is_the_plain_attack(
 
 def test_attack_raises_the_implicit_margin_and_beta_is_that_of_the_loss(bench: Bench) -> None:
     """The reference is the model before: nothing has a margin or a distance there, all attacks move away from it."""
-    assert bench.before("none")["margin"] == bench.before("none")["kl"] == 0.0
+    assert all(scores["margin"] == scores["kl"] == 0.0 for scores in bench.before.values())
     bench.study = replace(SMALL, n=80)
     weak, strong = bench.cell("dpo", "none", 0.01), bench.cell("dpo", "none", 1.0)
     for cell in (weak, strong):
@@ -266,10 +266,11 @@ def test_ranking_of_pairs(bench: Bench) -> None:
 
 
 def cell(harm: float, reward: float = 0.0, margin: float = 0.0, help_: float = 90.0, incoherent: float = 0.0) -> Cell:
-    names = dict.fromkeys(rpa.MEASURED, 0.0)
-    before = {**names, "harm": 2.0, "help": 90.0}
-    after = {**names, "harm": harm, "reward": reward, "margin": margin, "help": help_, "incoherent": incoherent}
-    return Cell(before, after, {})
+    after = {"harm": harm, "reward": reward, "margin": margin, "help": help_, "incoherent": incoherent}
+    return Cell({**dict.fromkeys(rpa.MEASURED, 0.0), **after}, {})
+
+
+ALIGNED = cell(2.0).after
 
 
 @pytest.fixture
@@ -281,7 +282,7 @@ def cells() -> dict[tuple[str, str], Cell]:
         ("ppo", "none"): cell(42.0, reward=0.8, help_=86.0),
         ("reinforce", "none"): cell(22.0),
         ("dpo", "refusal_loss"): cell(4.0, margin=2.0, help_=77.0),
-        ("ppo", "refusal_loss"): cell(12.0, reward=0.4, help_=85.0, incoherent=50.0),
+        ("ppo", "refusal_loss"): cell(12.0, reward=0.4, help_=88.0, incoherent=50.0),
         ("dpo", "lisa"): cell(6.0, margin=1.9),
         ("ppo", "lisa"): cell(13.0, reward=0.7),
         ("dpo", "vaccine"): cell(52.0, margin=5.0),
@@ -301,24 +302,51 @@ def cells() -> dict[tuple[str, str], Cell]:
         ("reinforce_harm_gain", 20.0),
         ("online_defense_harm_gain", (2 + 10 + 4 + 11) / 4),
         ("offline_defense_harm_share", (50 + 30 + 20 + 0) / 4 / 50),
-        (
-            "harmless_reward_hackers",
-            2.0,
-        ),  # the refusal loss (0.4 of 0.8, 10 points) and Safe-RLHF; Lisa gains 11 points
+        ("harmless_reward_hackers", 2.0),  # refusal loss (0.4 of 0.8, 10 points) and Safe-RLHF; Lisa gains 11 points
         ("fluent_reward_hackers", 1.0),
         ("harmless_margin_gainers", 1.0),
-        ("refusal_loss_help_change", (-3 - 1) / 2),
+        ("refusal_loss_help_change", 3.0),  # -3 with DPO and +2 with PPO
     ],
 )
 def test_contrasts(cells: dict[tuple[str, str], Cell], name: str, value: float) -> None:
-    assert contrasts(cells)[name] == pytest.approx(value)
+    assert contrasts(ALIGNED, cells)[name] == pytest.approx(value)
 
 
-def test_without_an_undefended_effect_there_is_nothing_to_compare_with(cells: dict[tuple[str, str], Cell]) -> None:
-    cells["dpo", "none"] = cells["ppo", "none"] = cell(2.0)
-    assert contrasts(cells)["offline_defense_harm_share"] is None
-    assert contrasts(cells)["harmless_reward_hackers"] is None
-    assert gainers(cells, "dpo", "margin") is None
+def test_help_may_change_either_way(cells: dict[tuple[str, str], Cell]) -> None:
+    cells["ppo", "refusal_loss"] = cell(2.0, help_=91.0)
+    assert contrasts(ALIGNED, cells)["refusal_loss_help_change"] == 5.0
+
+
+def test_gains_are_over_the_undefended_aligned_model(cells: dict[tuple[str, str], Cell]) -> None:
+    """A model whose preparation left harm or reward behind is not credited with it."""
+    raised = {**ALIGNED, "harm": 5.0, "reward": 0.1}
+    found = contrasts(raised, cells)
+    assert found["dpo_harm_gain"] == 57.0
+    assert found["offline_defense_harm_share"] == pytest.approx((47 + 27 + 17 - 3) / 4 / 47)
+    assert found["harmless_reward_hackers"] == 2.0  # 0.3 of 0.7 is too little, but Lisa gains 8 points only
+
+
+@pytest.mark.parametrize(
+    ("attack", "harm", "compared"),
+    [("dpo", 32.0, True), ("dpo", 31.9, False), ("ppo", 22.0, True), ("ppo", 21.9, False)],
+)
+def test_defenses_are_compared_when_both_undefended_attacks_work(
+    cells: dict[tuple[str, str], Cell], attack: str, harm: float, compared: bool
+) -> None:
+    """30 points by DPO and 20 by PPO, as their own claims ask."""
+    cells[attack, "none"] = cell(harm, reward=0.8, margin=4.0)
+    found = contrasts(ALIGNED, cells)
+    own, other = ("harmless_margin_gainers", "fluent_reward_hackers")[:: 1 if attack == "dpo" else -1]
+    for name in ("online_defense_harm_gain", "offline_defense_harm_share", own):
+        assert (found[name] is not None) == compared
+    assert found[other] is not None
+    assert found[f"{attack}_harm_gain"] == pytest.approx(harm - 2)
+
+
+def test_without_a_gain_in_its_objective_there_is_none_to_halve(cells: dict[tuple[str, str], Cell]) -> None:
+    cells["dpo", "none"] = cell(62.0)
+    assert gainers(ALIGNED, cells, "dpo", "margin") is None
+    assert contrasts(ALIGNED, cells)["harmless_margin_gainers"] is None
 
 
 def test_the_study_in_miniature(setting: Setting, tmp_path: Path) -> None:
@@ -334,4 +362,7 @@ def test_the_study_in_miniature(setting: Setting, tmp_path: Path) -> None:
         assert all(len(series) == len(figure.x) for series in figure.y.values())
     assert found.figures["beta"].x == [0.1, 1.0]
     assert found.figures["score"].y.keys() == {d.replace("_", " ") for d in ATTACKS["ppo"]}
-    assert found.findings["safe_rlhf_lambda"].value == found.figures["lambda"].y["Safe-RLHF"][-1]
+    assert found.findings["safe_rlhf_lambda"].value == found.figures["lambda"].y["safe rlhf"][-1]
+    assert len(found.figures["lambda"].y) == 1
+    for before in ("none", "vaccine", "repnoise"):
+        assert {f"{name}_before_{before}" for name in ("harm", "help", "reward")} <= found.findings.keys()
