@@ -126,7 +126,7 @@ class MetricTest(Strict):
     What is compared is a `metric`, or a `mechanism` statistic by the name it has in the records. A side is an arm, a
     value of the knob (rho=5), method (the main arm), sft or non-aligned; with @before it is read off before user
     fine-tuning, and aligned is sft@before. The attack is the usual one, graded or strong, or a paper's own, as in
-    qi-finetuning-compromises:benign.
+    qi-finetuning-compromises:benign. Without a ratio or a task, every one that was run is a setting of the claim.
     """
 
     metric: Metric | None = None
@@ -134,6 +134,7 @@ class MetricTest(Strict):
     contrast: Annotated[str, Field(pattern=f"^{SIDE} - {SIDE}$")]
     attack: UsedAttack = "graded"
     ratio: Share | None = None
+    task: Text | None = None
     better: Literal["smaller", "larger"]
     margin: float
     scale: Literal["points", "ratio"] = "points"
@@ -162,6 +163,7 @@ class TrendTest(Strict):
     of: Annotated[str, Field(pattern=f"^{SIDE}( - {SIDE})?$")] = "method"
     attack: UsedAttack = "graded"
     ratio: Share | None = None
+    task: Text | None = None
     at_least: float | None = None
     at_most: float | None = None
 
@@ -186,6 +188,7 @@ class MechanismTest(Strict):
     of: Annotated[str, Field(pattern=f"^{SIDE}$")] = "method"
     attack: UsedAttack = "graded"
     ratio: Share | None = None
+    task: Text | None = None
     at_least: float | None = None
     at_most: float | None = None
 
