@@ -166,7 +166,8 @@ def _meets(test: RunTest, cell: Cell) -> bool:
     if ":" in test.attack:
         return test.attack == f"{cell.paper}:{cell.arm}"
     usual = attack.get("strength") in (test.attack, None) and attack.get("dose", 1) == 1
-    return usual and (test.ratio is None or cell.ratio in (test.ratio, None))
+    asked = (test.ratio, cell.ratio), (test.task, cell.condition.get("task"))
+    return usual and all(wanted is None or had in (wanted, None) for wanted, had in asked)
 
 
 def _counterpart(cell: Cell, others: list[Cell]) -> Cell | None:

@@ -129,7 +129,7 @@ class MetricTest(Strict):
     harmful loss are over all steps of user fine-tuning, its first fifth (early) or its last half (late). A side is an
     arm, a value of the knob (rho=5), method (the main arm), sft or non-aligned; with @before it is read off before user
     fine-tuning, and aligned is sft@before. The attack is the usual one, graded or strong, or a paper's own, as in
-    qi-finetuning-compromises:benign.
+    qi-finetuning-compromises:benign. Without a ratio or a task, every one that was run is a setting of the claim.
     """
 
     metric: Metric | None = None
@@ -137,6 +137,7 @@ class MetricTest(Strict):
     contrast: Annotated[str, Field(pattern=f"^{SIDE} - {SIDE}$")]
     attack: UsedAttack = "graded"
     ratio: Share | None = None
+    task: Text | None = None
     better: Literal["smaller", "larger"]
     margin: float
     scale: Literal["points", "ratio"] = "points"
@@ -167,6 +168,7 @@ class TrendTest(Strict):
     of: Annotated[str, Field(pattern=f"^{SIDE}( - {SIDE})?$")] = "method"
     attack: UsedAttack = "graded"
     ratio: Share | None = None
+    task: Text | None = None
     at_least: float | None = None
     at_most: float | None = None
 
@@ -191,6 +193,7 @@ class MechanismTest(Strict):
     of: Annotated[str, Field(pattern=f"^{SIDE}$")] = "method"
     attack: UsedAttack = "graded"
     ratio: Share | None = None
+    task: Text | None = None
     at_least: float | None = None
     at_most: float | None = None
 

@@ -97,7 +97,7 @@ def _compares(claim: Claim) -> tuple[object, ...] | None:
         return None
     lower = test.metric == LEVEL and test.better == "smaller" and test.margin >= 0
     kept = test.metric == KEPT and test.better == "larger" and test.margin < 0
-    return (test.contrast, test.attack, test.ratio) if lower or kept else None
+    return (test.contrast, test.attack, test.ratio, test.task) if lower or kept else None
 
 
 def _direction(test: RunTest, estimate: Estimate) -> Direction:

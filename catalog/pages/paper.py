@@ -119,6 +119,7 @@ def asks(test: RunTest | FindingTest) -> str:
     if isinstance(test, FindingTest):
         return f"{_spoken(test.finding)} {_reached(test.at_least, test.at_most)}"
     where = f" at {100 * test.ratio:g} % harmful data" if test.ratio is not None else ""
+    where += f" on the task {test.task}" if test.task else ""
     where += f" under {test.attack}" if ":" in test.attack else ""
     if isinstance(test, MetricTest):
         return f"{_spoken(test.quantity)}, {_sides(test.contrast)}{where}: {_bound(test)}"

@@ -82,7 +82,7 @@ class ShallowVsDeep(Method):
     # constrained fine-tuning
 
     def cached(self, s: State, examples: Sequence[Example]) -> Iterator[tuple[Example, Tensor]]:
-        """Each example with the log-probabilities of its answer tokens under the model before any update."""
+        """Each example with the log-probabilities of its answer tokens under the model as this job begins."""
         distinct = list(dict.fromkeys(examples))
         for start in range(0, len(distinct), CHUNK):
             batch = s.batch(distinct[start : start + CHUNK])

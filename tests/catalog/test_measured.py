@@ -262,6 +262,15 @@ def test_more_steps_are_another_condition_than_the_claim_names():
     assert len(contrasts.measure(claim(ratio=0.1), "guard", measured.cells([*WORLD, *more]))) == 1
 
 
+def test_a_claim_on_one_task_leaves_the_others_out():
+    card = [record("1110", task="card"), record("1010", task="card", paper="guard")]
+    found = measured.cells([*WORLD, *card])
+    (asked,) = contrasts.measure(claim(ratio=0.1, task="card"), "guard", found)
+    assert (asked.cell.condition["task"], asked.estimate.value) == ("card", -0.25)
+    assert len(contrasts.measure(claim(ratio=0.1), "guard", found)) == 2
+    assert contrasts.measure(claim(ratio=0.1, task="letter"), "guard", found) == []
+
+
 def test_mechanisms_are_paired_with_the_twin_by_seed():
     found = measured.cells([record(seed=0), record(seed=2), record(seed=2, paper="guard")])
     gaps = contrasts.mechanisms(only(found, "guard"))

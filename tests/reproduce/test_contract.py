@@ -61,7 +61,7 @@ def claimed_tests(name: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_claims_name_arms_fields_and_attacks_that_exist(name: str) -> None:
+def test_claims_name_arms_fields_attacks_and_tasks_that_exist(name: str) -> None:
     owners = find.load_all(name)
     arms = MODEL_SIDES.union(*(owner.arms() for owner in owners))
     arms = arms.union(*(owner.sweep() for owner in owners if isinstance(owner, Method)))
@@ -73,6 +73,7 @@ def test_claims_name_arms_fields_and_attacks_that_exist(name: str) -> None:
         assert test.get("over", "ratio") in settings, claim
         paper, _, arm = test.get("attack", "graded").partition(":")
         assert not arm or arm in attacks.get(paper, {}), claim
+        assert test.get("task", MICRO.task) in MICRO.tasks, claim
 
 
 @pytest.mark.parametrize("name", MODULES)

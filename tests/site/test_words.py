@@ -56,6 +56,8 @@ def test_the_bound_of_a_finding_in_words():
     assert paper.asks(FindingTest(finding="rank_of_drift", at_most=-0.7)) == "rank of drift at most −0.7"
     drop = MechanismTest(mechanism="noise_drop", ratio=0.1, at_least=0.5)
     assert paper.asks(drop) == "noise drop, method at 10 % harmful data: at least 0.5"
+    on_card = drop.model_copy(update={"task": "card"})
+    assert paper.asks(on_card) == "noise drop, method at 10 % harmful data on the task card: at least 0.5"
     trend = TrendTest(metric="harmful_score", over="rho", of="bare - sft@before", at_most=-0.6)
     said = "harmful score, bare − sft before fine-tuning: rank correlation with rho at most −0.6"
     assert paper.asks(trend) == said
