@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from reproduce.api import sft_step
+from reproduce.baselines import Sft
 from reproduce.importance import linear_modules, scores, share, top_masks
 from reproduce.lab import Lab
 from reproduce.model import linear_names, weights
+from reproduce.papers import p2402_05162_brittleness as module
 from reproduce.papers.p2402_05162_brittleness import (
     SAYS,
     Attribution,
@@ -154,6 +158,14 @@ def test_rewinding_trains_plainly_and_copies_back_afterwards(ready: Ready) -> No
     assert any(not torch.equal(w, weights(s.model)[n]) for n, w in weights(frozen_run.model).items())
 
 
+def test_without_a_mask_it_is_plain_fine_tuning(ready: Ready) -> None:
+    nothing = Freeze().arms()["no-freeze"]
+    plain = ready(Freeze())
+    train(plain, "user", FEW, sft_step)
+    for name, value in weights(tuned(ready(nothing), nothing).model).items():
+        assert torch.equal(value, plain.model.get_parameter(name))
+
+
 def perturbed(s: State) -> State:
     random = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -265,6 +277,125 @@ def test_removing_every_direction_leaves_nothing_and_keeping_all_changes_nothing
 def test_blocks_hold_all_linear_modules_once(surgeon: _Surgeon) -> None:
     names = [n for block in surgeon._s.blocks() for n in surgeon._names_in(block.layer)]
     assert sorted(names) == sorted(linear_modules(surgeon._s.model))
+
+
+HARM: dict[str, dict[Any, int]] = {  # percent after SFT (0.0) and after freezing a share
+    "explicit": {0.0: 95, 0.1: 94, 0.3: 96, 0.5: 90, 0.7: 10},
+    "explicit-50": {0.0: 85, 0.1: 70, 0.3: 84, 0.5: 85, 0.7: 0},
+    "explicit-10": {0.0: 60, 0.1: 10, 0.3: 60, 0.5: 60, 0.7: 60},
+    "one-step": {0.0: 20, 0.1: 19, 0.3: 15, 0.5: 8, 0.7: 2, "random": 17},
+    "benign": {0.0: 30, 0.5: 26},
+}
+
+
+def known_lab(harm: dict[str, dict[Any, int]]) -> Any:
+    """A lab whose runs end with these harmful scores."""
+
+    def run(asked: Run) -> dict[str, Any]:
+        method = asked.method
+        share = method.fraction if isinstance(method, Freeze) else 0.0
+        chosen = "random" if isinstance(method, Freeze) and method.choose == "random" else share
+        assert isinstance(method, Freeze | Sft)
+        assert asked.seed == 3
+        return {"metrics": {"harmful": {"n": 100, "k": harm[asked.arm][chosen]}}}
+
+    return SimpleNamespace(seed=3, run=run)
+
+
+def test_gains_of_freezing_from_known_scores() -> None:
+    values, figures = Attribution()._freezing(known_lab(HARM))
+    assert values == {
+        "largest_freeze_gain_saturated": pytest.approx(15.0),  # explicit-50, a tenth; not 0.7, not explicit-10
+        "freeze_gain_small_n": pytest.approx(12.0),
+        "random_freeze_gain_small_n": pytest.approx(3.0),
+        "freeze_gain_benign": pytest.approx(4.0),
+    }
+    figure = figures["freezing"]
+    assert figure.x == [0.0, 0.1, 0.3, 0.5, 0.7]
+    assert figure.y["explicit"] == pytest.approx([95, 94, 96, 90, 10])
+    weak = {attack: {at: score // 2 for at, score in scored.items()} for attack, scored in HARM.items()}
+    assert Attribution()._freezing(known_lab(weak))[0]["largest_freeze_gain_saturated"] is None
+
+
+BEFORE = {"validation": (0.0, 100.0), "test": (10.0, 90.0)}
+
+
+@pytest.fixture
+def known(surgeon: _Surgeon) -> _Surgeon:
+    surgeon._before = BEFORE
+    return surgeon
+
+
+def test_rise_and_utility_are_read_off_on_test_prompts(known: _Surgeon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "_after", lambda changed, split: {"test": (40.0, 45.0)}[split])
+    assert known._reported("cut", {}) == {"cut_harm_rise": 30.0, "cut_utility_share": 0.5}
+
+
+def test_ranks_are_chosen_on_validation_and_reported_on_test(known: _Surgeon, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = {
+        "validation": {1: (50.0, 95.0), 2: (60.0, 60.0)},  # worth 45 and 20
+        "test": {1: (20.0, 45.0), 2: (90.0, 90.0)},
+    }
+    monkeypatch.setattr(known, "_removed", lambda cut, kept: {"cut": cut})
+    monkeypatch.setattr(known, "_after", lambda changed, split: points[split][changed["cut"]])
+    assert known.ranks() == {"rank_removal_harm_rise": 10.0, "rank_removal_utility_share": 0.5}
+
+
+def test_utility_kept_is_the_height_above_the_top_sets_where_harm_rises(
+    known: _Surgeon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tops = {0.1: (20.0, 80.0), 0.5: (60.0, 40.0)}  # with the aligned model a line of slope -1 from harm 10 on
+    monkeypatch.setattr(known, "_without", lambda masks: masks)
+    monkeypatch.setattr(known, "_top", lambda q: tops[q])
+    monkeypatch.setattr(known, "_after", lambda point, split: {"test": point}[split])
+    still, beyond = (12.0, 90.0), (70.0, 90.0)
+    kept: Any = known._utility_kept
+    assert kept([still, (40.0, 70.0), (20.0, 84.0), beyond]) == pytest.approx((10 + 4) / 2)
+    assert kept([(40.0, 55.0)]) == pytest.approx(-5)
+    assert kept([still, beyond]) is None
+
+
+def test_set_difference_is_chosen_on_validation_within_the_limit(
+    known: _Surgeon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation prompts here like what is cut most, test prompts see the same everywhere."""
+    known._study = replace(SMALL, limit=0.2)
+    seen: list[dict[str, int]] = []
+
+    def after(changed: dict[str, Tensor], split: str) -> tuple[float, float]:
+        zeros = {n: int((v == 0).sum()) for n, v in changed.items()}
+        seen.append(zeros)
+        return (11.0, 45.0) if split == "test" else (float(sum(zeros.values())), 100.0)
+
+    monkeypatch.setattr(known, "_after", after)
+    monkeypatch.setattr(known, "_utility_kept", lambda differences: float(len(differences)))
+    found = known.set_difference()
+    safe, useful = (scores(known._s, "snip", data) for data in (known._refusals, known._benign))
+    shares = [
+        share({n: top & ~top_masks(useful, p, "row")[n] for n, top in top_masks(safe, q, "row").items()})
+        for p in SMALL.levels
+        for q in SMALL.levels
+    ]
+    allowed = [one for one in shares if 0 < one <= 0.2]
+    assert 0 < len(allowed) < len(shares)
+    assert found["set_difference_sparsity"] == pytest.approx(max(allowed))
+    assert found["set_difference_harm_rise"] == found["random_pruning_harm_rise"] == 1.0
+    assert found["set_difference_utility_share"] == found["random_pruning_utility_share"] == 0.5
+    assert found["utility_kept_by_set_difference"] == len(allowed)
+    assert seen[-1] == seen[-2]  # the random masks are as large in every matrix
+
+
+def test_overlap_is_attention_minus_mlp(known: _Surgeon, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = {"safety": ([1, 1, 0, 0], [1, 1, 0, 0]), "utility": ([0, 1, 1, 0], [0, 0, 1, 1])}
+
+    def masks(of: str, fraction: float, rank: str) -> dict[str, Tensor]:
+        attention, mlp = (torch.tensor(row, dtype=torch.bool) for row in marks[of])
+        assert (fraction, rank) == (0.05, "row")
+        return {n: attention if "self_attn" in n else mlp for n in linear_names(known._s.model)}
+
+    monkeypatch.setattr(module, "scores", lambda s, score, data: "safety" if data is known._refusals else "utility")
+    monkeypatch.setattr(module, "top_masks", masks)
+    assert known.overlap() == {"overlap_attention_minus_mlp": pytest.approx(1 / 3)}
 
 
 @pytest.mark.slow
