@@ -25,7 +25,7 @@ from reproduce.probes import Probe
 from reproduce.protocol import Mode, Protocol, Schedule
 from reproduce.stages import Stages, default_cache
 from reproduce.state import State
-from reproduce.train import Diverged, train
+from reproduce.train import Diverged, train, worked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +141,13 @@ def _fine_tune_and_measure(
     marks = {
         round(schedule.steps * i / setting.protocol.probe_points) for i in range(setting.protocol.probe_points + 1)
     }
-    tuning = time.perf_counter()
+    tuning = worked(setting.device)
     train(s, "user", schedule, run.method.finetune_step, run.method.after_step,
           lambda done: probe.measure(done) if done in marks else None, run.method.betas)  # fmt: skip
-    clock["tune_seconds"] = time.perf_counter() - tuning
-    repairing = time.perf_counter()
+    clock["tune_seconds"] = worked(setting.device) - tuning
+    repairing = worked(setting.device)
     run.method.repair(s)
-    clock["repair_seconds"] = time.perf_counter() - repairing
+    clock["repair_seconds"] = worked(setting.device) - repairing
     s.merge_adapter()
     aligned = stages.aligned(run.method, run.mode).info.get("mechanisms", {})
     own = s.memo.get("mechanisms", {})
@@ -218,7 +218,7 @@ def _rounded(value: Any) -> Any:
 
 
 def cost_of(began: float, s: State | None = None, clock: dict[str, float] | None = None) -> dict[str, Any]:
-    """Seconds in all and by stage, passes and tokens of fine-tuning, peak memory in bytes."""
+    """Seconds by the clock, of work by stage, passes and tokens of fine-tuning, peak memory in bytes."""
     return {
         "seconds": time.perf_counter() - began, **(clock or {}), "passes": s.cost.passes if s else 0,
         "tokens": s.cost.tokens if s else 0, "peak_bytes": _peak_bytes(),

@@ -7,7 +7,6 @@ starts from the same weights: trained anew, floating point makes another base of
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,7 +26,7 @@ from reproduce.probes import of_aligned
 from reproduce.protocol import Lora, Mode, Protocol, RequestError, Schedule
 from reproduce.record import key
 from reproduce.state import State
-from reproduce.train import train
+from reproduce.train import train, worked
 
 CALIBRATION_RATIO = 0.1
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -151,7 +150,7 @@ class Stages:
         asked = {"method": own.configuration(), "version": own.version} if own else {}
 
         def make() -> Checkpoint:
-            began = time.perf_counter()
+            began = worked(self.device)
             s = self.state(self.ground().tensors)
             s.references["base"] = self._to_device(self.base().tensors)
             s.add_stream("align", self.pools.alignment)
@@ -162,7 +161,7 @@ class Stages:
             info: dict[str, Any] = {
                 "passes": s.cost.passes,
                 "tokens": s.cost.tokens,
-                "seconds": time.perf_counter() - began,
+                "seconds": worked(self.device) - began,
             }
             of_model = of_aligned(s, self.state(self.base().tensors), self.protocol.probe_examples)
             info["mechanisms"] = {**of_model, **s.memo.get("mechanisms", {})}  # the aligner's own statistics too

@@ -1,6 +1,7 @@
 """The training loop of every stage: the hook leaves gradients, the loop does the rest."""
 
 import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,11 @@ Step = Callable[["State", "Batch"], float]
 
 class Diverged(RuntimeError):
     """The loss or a gradient stopped being finite: a result, recorded with its reason."""
+
+
+def worked(device: str) -> float:
+    """Seconds of work up to now: the process's own time on a processor, by the clock where a GPU works."""
+    return time.process_time() if device == "cpu" else time.perf_counter()
 
 
 def train(

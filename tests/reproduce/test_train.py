@@ -1,5 +1,6 @@
 """The training loop: streams without replacement, clipping, and divergence as a result."""
 
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from reproduce.api import sft_step
 from reproduce.data import Example, derived_rng
 from reproduce.protocol import Schedule
 from reproduce.state import State, Stream
-from reproduce.train import Diverged, train
+from reproduce.train import Diverged, train, worked
 
 
 def test_stream_draws_everything_once_per_epoch() -> None:
@@ -47,3 +48,10 @@ def test_divergence_is_reported_in_words(s: State) -> None:
         p.requires_grad_(False)
     with pytest.raises(ValueError, match="every parameter is frozen"):
         train(s, "user", Schedule(steps=1, batch=4, lr=1e-3), sft_step)
+
+
+def test_waiting_is_no_work_on_a_processor_and_counts_where_another_chip_works() -> None:
+    idle, clock = worked("cpu"), worked("cuda")
+    time.sleep(0.3)
+    assert worked("cpu") - idle < 0.2
+    assert worked("cuda") - clock >= 0.3
