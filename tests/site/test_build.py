@@ -15,7 +15,7 @@ import pytest
 from fictional import lay_out
 from lxml import html
 
-from catalog import atlas, pages
+from catalog import atlas, pages, papers
 from catalog.meta import effects
 from reproduce import record
 
@@ -303,3 +303,10 @@ def test_the_built_site_is_served(site):
 
 def files(folder: Path):
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_run_is_named_by_its_label_and_a_printed_number_by_its_paper() -> None:
+    known = atlas.assemble(*papers.load(Path(__file__).parents[2] / "papers.yaml"), [], {})
+    assert known.name("vlguard+lisa") == "VLGuard (text mix) + Lisa"
+    assert known.called("vlguard") == "VLGuard"
+    assert known.called("sft") == known.name("sft") == "SFT, undefended"
