@@ -51,6 +51,7 @@ results: setup  ## measure what has no record yet: default grid, harder attacks,
 	$(HFT) run safe-lora --main --attack strong --ratios 1 --n 400  # repairs adapters, which the strong attack trains
 	$(HFT) run safe-lora --main --attack strong --ratios 0,0.05,0.2  # a trend over the harmful share
 	$(HFT) run backdoor-enhanced-alignment --attack qi-finetuning-compromises:explicit  # its threat model
+	$(HFT) run backdoor-enhanced-alignment --sweep --attack qi-finetuning-compromises:explicit --seeds 3  # a trend over the length of its trigger
 	$(HFT) run ptst --attack qi-finetuning-compromises:benign-high-lr  # prompt templates matter on benign data
 	$(HFT) run booster+lisa vaccine+antidote ptst+safe-lora --attack graded,strong --ratios 0.1
 	$(HFT) run booster vaccine repnoise tar --main --attack shadow-alignment,lora-undoes-safety,removing-rlhf-gpt4
