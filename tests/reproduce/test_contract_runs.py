@@ -51,6 +51,7 @@ SMALL: dict[str, dict[str, Any]] = {  # by class, sized for a test; a new one ru
     },
     "Covert": {"examples": 40, "batch": 8, "pairs": 8},
     "AntidoteTradeoff": {"alphas": (0.1, 0.5, 1.0), "n": 20, "ratio": 0.2},
+    "SafeLoraSelection": {"draws": 2, "n": 20, "ratio": 0.2},
     "Attribution": {
         "levels": (0.1, 0.3, 0.5), "limit": 0.5, "tops": (0.1, 0.5), "cut": (1, 2), "kept": (2,),
         "fractions": (0.3, 0.5),

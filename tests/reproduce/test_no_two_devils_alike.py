@@ -173,7 +173,7 @@ Values = dict[str, float]
 def invented(setting: Setting) -> dict[str, State]:
     """Three models whose layers differ at random and whose embedding, norm and head are the same."""
     models = {name: setting.stages(0).state() for name in devils.MODELS}
-    for seed, s in enumerate(models.values(), 4):
+    for seed, s in enumerate(models.values(), 3):
         noise = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, p in s.model.named_parameters():
@@ -181,7 +181,7 @@ def invented(setting: Setting) -> dict[str, State]:
                     p.mul_(20.0)  # signals of some logits
                 elif "norm" not in name:
                     p.mul_(5.0)
-                    p.add_(0.3 * torch.randn(p.shape, generator=noise) if "layers" in name else 0.0)
+                    p.add_(0.6 * torch.randn(p.shape, generator=noise) if "layers" in name else 0.0)
     return models
 
 
@@ -278,7 +278,7 @@ def test_repair_goes_from_the_aligned_model_into_the_attacked_one(
         ):  # fmt: skip
             patched = run.patched(aligned.cache(), parts, group, contrast)  # type: ignore[arg-type]
             share = recovered(patched, run.signal(contrast), aligned.signal(contrast))
-            assert share != pytest.approx(0.0, abs=1e-2)
+            assert abs(share or 0.0) > 0.1
             assert examined[f"{what}_recovery_{name}"] == pytest.approx(share, abs=1e-4)
         assert examined[f"final_residual_recovery_{name}"] == pytest.approx(1.0, abs=1e-4)  # head and norm are shared
         lost = aligned.signal(contrast) - run.signal(contrast)
