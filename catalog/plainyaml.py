@@ -23,6 +23,9 @@ SAME = (
 TEXT = re.compile(r"(?!(?:true|false|null)$)[^\W\d_]", re.IGNORECASE)
 """The start of an unquoted scalar that YAML 1.2 reads as text without further ado."""
 
+GLUED = re.compile(r"[|>][-+1-9]*#")
+"""A comment right after a block scalar's mark: libyaml takes it for one, ruamel refuses it."""
+
 
 class NotPlainError(ValueError):
     """The text is no YAML, or uses more of it than plain data: anchors, tags, repeated keys, keys that are no text."""
@@ -30,6 +33,8 @@ class NotPlainError(ValueError):
 
 def load(text: str) -> Any:
     """The value of a text that holds one YAML document, None when it holds none. Raises NotPlainError."""
+    if GLUED.search(text):
+        raise NotPlainError("a comment right after | or >")
     source = yaml.CSafeLoader(text) if yaml.__with_libyaml__ else yaml.SafeLoader(text)
     try:
         return _document(source)

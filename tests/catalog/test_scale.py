@@ -32,7 +32,7 @@ def test_a_value_is_read_as_ruamel_reads_it_or_left_to_it(value: str) -> None:
         assert repr(found) == repr(by_ruamel(text))
 
 
-ODD = ["a: &x 1", "a: *x", "a: !!str 1", "a: 1\na: 2", "<<: {a: 1}", "1: a", "a: 2024-02-30"]
+ODD = ["a: &x 1", "a: *x", "a: !!str 1", "a: 1\na: 2", "<<: {a: 1}", "1: a", "a: 2024-02-30", "a: |#", "a: >-#"]
 
 
 @pytest.mark.parametrize("text", ODD)
