@@ -44,7 +44,8 @@ results: setup  ## measure what has no record yet: default grid, harder attacks,
 	$(HFT) run --all --type defense --stage post-fine-tuning --attack strong
 	$(HFT) run --all --type defense --stage alignment,fine-tuning --sweep --seeds 3
 	$(HFT) run --all --type defense --stage post-fine-tuning --sweep --seeds 3 --attack strong
-	$(HFT) run ldifs safety-tuned-llamas shallow-vs-deep --ratios 0  # claims on ablations without harmful data
+	$(HFT) run ldifs safety-tuned-llamas ptst shallow-vs-deep --ratios 0  # claims on ablations without harmful data
+	$(HFT) run shallow-vs-deep --ratios 0 --task card  # its claims on accuracy ask for answers longer than a label
 	$(HFT) run ldifs --sweep --ratios 0 --seeds 3  # its claims on forgetting take alpha 10
 	$(HFT) run repnoise tar shallow-vs-deep --ratios 1 --n 400  # claims under purely harmful data; no more pairs are there
 	$(HFT) run booster safe-lora --main --ratios 1 --n 400
