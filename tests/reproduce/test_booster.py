@@ -88,7 +88,9 @@ def gradient_of(s: State, batch: Batch) -> list[Tensor]:
     return list(torch.autograd.grad(s.loss(batch), s.params()))
 
 
-def test_gradient_is_that_of_alignment_plus_the_weighted_difference(ready: State, batch: Batch) -> None:
+def test_gradient_is_that_of_alignment_plus_the_weighted_difference(
+    ready: State, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against autograd at weights moved by hand: same harmful batch at both, one norm over all tensors."""
     harmful, following = ready.draw("harmful", 6), ready.draw("harmful", 6)
     kept = ready.snapshot()
@@ -102,7 +104,7 @@ def test_gradient_is_that_of_alignment_plus_the_weighted_difference(ready: State
     there = gradient_of(ready, harmful)
     ready.restore(kept)
     draws = [harmful, following]
-    ready.draw = lambda stream, count: draws.pop(0)  # type: ignore[method-assign]
+    monkeypatch.setattr(ready, "draw", lambda stream, count: draws.pop(0))
     Booster(lam=0.7, alpha=0.2).align_step(ready, batch)
     assert draws == [following]
     for found, f, a, b in zip(ready.grads(), plain, here, there, strict=True):

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -271,12 +272,14 @@ def test_repair_goes_from_the_aligned_model_into_the_attacked_one(
     aligned = reads(invented["aligned"], forbidden)
     early = range(int(examined["probe_layer"]))
     later_half = ("attention", [1]), ("mlp", [1])
+    patches: list[tuple[str, Any, Any]] = [
+        ("patching", [("layer", early)], "instruction"),
+        ("last_position", later_half, "last"),
+    ]
     for name in devils.ATTACKS:
         run = reads(invented[name], forbidden)
-        for what, parts, group in (
-            ("patching", [("layer", early)], "instruction"), ("last_position", later_half, "last"),
-        ):  # fmt: skip
-            patched = run.patched(aligned.cache(), parts, group, contrast)  # type: ignore[arg-type]
+        for what, parts, group in patches:
+            patched = run.patched(aligned.cache(), parts, group, contrast)
             share = recovered(patched, run.signal(contrast), aligned.signal(contrast))
             assert abs(share or 0.0) > 0.1
             assert examined[f"{what}_recovery_{name}"] == pytest.approx(share, abs=1e-4)

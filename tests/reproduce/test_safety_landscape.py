@@ -227,6 +227,10 @@ class Invented:
         self._asked = ""
 
 
+def invented(gain: float = 0.0) -> Any:
+    return Invented(gain)
+
+
 def at(rate: float) -> dict[str, torch.Tensor]:
     return {"x": torch.tensor(rate)}
 
@@ -235,7 +239,7 @@ def test_rises_are_after_minus_before(lab: Lab, monkeypatch: pytest.MonkeyPatch)
     """Harm goes 4, 50, 44, 84 on harmful pairs and 4, 20, 24 with refusals mixed in: updates of 80 and 20."""
     paths = {10: [at(50.0), at(44.0), at(84.0)], 20: [at(20.0), at(24.0)]}
     monkeypatch.setattr(SafetyLandscape, "_epochs", lambda self, lab, start, data: paths[len(data)])
-    found = SMALL._trajectory(Invented(), at(4.0), lab)  # type: ignore[arg-type]
+    found = SMALL._trajectory(invented(), at(4.0), lab)
     assert found == pytest.approx({
         "trajectory_harm_rise": 80.0, "trajectory_setback": 0.0, "mixed_trajectory_harm_rise": 20.0,
         "mixed_distance_ratio": 0.25,
@@ -244,7 +248,7 @@ def test_rises_are_after_minus_before(lab: Lab, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("gain", [6.0, -2.0])
 def test_system_prompt_gain_is_visage_under_an_unseen_safety_prompt_minus_without(lab: Lab, gain: float) -> None:
-    found = SMALL._system_prompt(Invented(gain), at(40.0), lab, 60.0)  # type: ignore[arg-type]
+    found = SMALL._system_prompt(invented(gain), at(40.0), lab, 60.0)
     assert found["safety_prompt_visage_gain"] == pytest.approx(gain)
 
 
@@ -256,7 +260,7 @@ def test_prediction_relates_height_before_to_harm_after(
     models, attacked = iter([at(80.0), at(60.0), at(20.0)]), iter([at(rate) for rate in after])
     monkeypatch.setattr(landscape, "weights", lambda model: next(models))
     monkeypatch.setattr(SafetyLandscape, "_epochs", lambda self, lab, start, data: [next(attacked), at(100.0)])
-    found = replace(SMALL, rungs=3)._prediction(Invented(), lab)  # type: ignore[arg-type]
+    found = replace(SMALL, rungs=3)._prediction(invented(), lab)
     assert found["visage_harm_spearman"] == pytest.approx(correlation)
 
 
