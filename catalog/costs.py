@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from catalog.measured import Cell, replicate
+from catalog.measured import Cell, Record, replicate
 from catalog.meta import effects
-from catalog.meta.effects import Estimate, Replicate
+from catalog.meta.effects import Estimate
 
 PARTS = {
     "passes": ("align_passes", "passes"),
@@ -18,18 +18,23 @@ PARTS = {
 
 def ratios(cell: Cell) -> dict[str, Estimate]:
     """Cost over the twin's, seed by seed, then mean and t interval; a kind that was not recorded is left out."""
+    twins = {replicate(run): run for run in cell.twin.runs} if cell.twin else {}
+    pairs = [(run, twins[replicate(run)]) for run in cell.runs if replicate(run) in twins]
     found = {}
     for kind in PARTS:
-        ours, theirs = _by_seed(cell, kind), _by_seed(cell.twin, kind) if cell.twin else {}
-        shared = [ours[seed] / theirs[seed] for seed in sorted(ours.keys() & theirs.keys()) if theirs[seed]]
+        spent = [(_sum(_cost(ours, theirs), kind), _sum(theirs.get("cost") or {}, kind)) for ours, theirs in pairs]
+        shared = [own / other for own, other in spent if own is not None and other]
         if shared:
             found[kind] = effects.over_seeds(shared)
     return found
 
 
-def _by_seed(cell: Cell, kind: str) -> dict[Replicate, float]:
-    spent = {replicate(run): _sum(run.get("cost") or {}, kind) for run in cell.runs}
-    return {seed: amount for seed, amount in spent.items() if amount is not None}
+def _cost(run: Record, twin: Record) -> Mapping[str, Any]:
+    """The cost of a run; an alignment that it has in common with its twin took as long for both."""
+    own, other = run.get("cost") or {}, twin.get("cost") or {}
+    aligned = run["digests"].get("aligned")
+    common = aligned is not None and aligned == twin["digests"].get("aligned") and "align_seconds" in other
+    return {**own, "align_seconds": other["align_seconds"]} if common else own
 
 
 def _sum(cost: Mapping[str, Any], kind: str) -> float | None:

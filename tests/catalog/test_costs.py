@@ -49,3 +49,14 @@ def test_a_twin_that_cost_nothing_gives_no_ratio():
     records = pairs(range(1))
     records[0]["cost"]["peak_bytes"] = 0
     assert "memory" not in ratios(records)
+
+
+def test_the_same_alignment_took_as_long_for_both():
+    """A busy machine timed it at 12 s beside one record and at 4 s beside the other; only what follows differs."""
+    records = pairs(range(2))
+    for one in records:
+        one["digests"]["aligned"] = "same"
+    assert ratios(records)["seconds"].value == pytest.approx(1.0)
+    for one in records[:2]:
+        one["digests"]["aligned"] = "another"
+    assert ratios(records)["seconds"].value == pytest.approx(sum((14.5 + s) / (6.5 + s) for s in range(2)) / 2)
