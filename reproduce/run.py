@@ -133,6 +133,9 @@ def _fine_tune_and_measure(
     before = counts(measure())
     run.attack.prepare(s)
     for data, earlier in run.attack.earlier(setting.protocol, stages.pools, run.seed):
+        if isinstance(run.method, Sft):
+            stages.undefended_job(s, data, earlier)
+            continue
         _enter_job(run, s, stages, list(run.method.curate(stages.pools, data)))
         train(s, "user", earlier, run.method.finetune_step, run.method.after_step, betas=run.method.betas)
     _enter_job(run, s, stages, user)

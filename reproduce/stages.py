@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from reproduce.api import Method, mixture, sft_step
-from reproduce.data import Pools
+from reproduce.data import Example, Pools, digest
 from reproduce.evaluate import evaluate, rate
 from reproduce.model import Weights, load_weights, weights, weights_digest
 from reproduce.probes import of_aligned
 from reproduce.protocol import Lora, Mode, Protocol, RequestError, Schedule
 from reproduce.record import key
-from reproduce.state import State
+from reproduce.state import Cost, State
 from reproduce.train import train, worked
 
 CALIBRATION_RATIO = 0.1
@@ -106,6 +106,22 @@ class Stages:
         """Tensors computed from the model of `s`, kept under its weights and all that is `asked`."""
         spec = {**asked, "weights": weights_digest(s.effective_weights())}
         return self._cached(what, spec, lambda: Checkpoint(make(), {})).tensors
+
+    def undefended_job(self, s: State, examples: list[Example], schedule: Schedule) -> None:
+        """Fine-tune `s` without a defense, once for all arms that begin with this job; its passes always count."""
+        began = replace(s.cost)
+
+        def make() -> Checkpoint:
+            s.add_stream("user", examples)
+            train(s, "user", schedule, sft_step)
+            return Checkpoint(
+                _trainable(s), {"passes": s.cost.passes - began.passes, "tokens": s.cost.tokens - began.tokens}
+            )
+
+        start = weights_digest({**s.effective_weights(), **_trainable(s)})
+        job = self._cached("job", {"weights": start, "data": digest(examples), "schedule": asdict(schedule)}, make)
+        _load_trainable(s, job.tensors)
+        s.cost = Cost(began.passes + job.info["passes"], began.tokens + job.info["tokens"])
 
     def base_digest(self) -> str | None:
         """Digest of the base if it is there without training; None for one that is downloaded or not made yet."""

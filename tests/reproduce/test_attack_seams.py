@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from reproduce.protocol import Lora, Protocol, Schedule
 from reproduce.run import Run, Setting, perform
 from reproduce.stages import Stages
 from reproduce.state import State
+from reproduce.train import train
 
 ONE_STEP = Schedule(steps=1, batch=2, lr=0.0, warmup=0)
 
@@ -78,6 +80,31 @@ def test_an_earlier_job_trains_the_model_that_the_last_job_finds(setting: Settin
     assert after["before"] == alone["before"]
 
 
+def test_arms_share_an_undefended_earlier_job_and_measure_as_if_each_had_trained_it(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    setting = replace(setting, cache=tmp_path)
+    jobs = 0
+
+    def counted(s: State, *args: Any, **kwargs: Any) -> None:
+        nonlocal jobs
+        jobs += s.stage == "finetune"
+        train(s, *args, **kwargs)
+
+    monkeypatch.setattr("reproduce.stages.train", counted)
+    perform(Run(method=Sft(), attack=Elaborate()), setting)  # aligns, calibrates
+    jobs = 0
+    first, second = (perform(Run(method=Sft(), attack=Elaborate(first=True)), setting) for _ in range(2))
+    assert jobs == 1
+    assert all(second[what] == first[what] for what in ("before", "metrics", "mechanisms", "curves"))
+    assert all(second["cost"][what] == first["cost"][what] > 0 for what in ("passes", "tokens"))
+    slower = setting.stages(0)
+    s = slower.ready(Sft(), "full", adapter=False)
+    for rate in (1e-2, 1e-3):
+        slower.undefended_job(s, slower.pools.identity, replace(ONE_STEP, lr=rate))
+    assert jobs == 3  # other weights, another rate: each is its own job
+
+
 def test_cosine_falls_from_one_to_the_floor_through_the_middle() -> None:
     schedule = Schedule(steps=101, batch=1, lr=1.0, warmup=1, floor=0.0, cosine=True)
     assert schedule.factor(1) == 1.0
@@ -88,7 +115,6 @@ def test_cosine_falls_from_one_to_the_floor_through_the_middle() -> None:
 
 def test_decay_rates_of_the_schedule_come_before_those_of_the_method(s: State, monkeypatch: pytest.MonkeyPatch) -> None:
     from reproduce.api import sft_step
-    from reproduce.train import train
 
     seen: list[tuple[float, float]] = []
     adamw = torch.optim.AdamW
