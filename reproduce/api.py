@@ -4,11 +4,12 @@ A module is one frozen dataclass. Its fields are the paper's hyper-parameters, i
 depth of inheritance is one. A step hook only leaves gradients in `.grad` and returns the loss to log.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_origin
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from reproduce.data import Example, Pools, derived_rng
 from reproduce.protocol import Lora, Protocol, RequestError, Schedule
@@ -223,24 +224,22 @@ def mixture(pools: Pools, ratio: float, n: int, task: str, seed: int) -> list[Ex
     return chosen
 
 
-def with_fields(module: _Module, fields: dict[str, Any]) -> Any:
-    """`module` with some fields replaced, values given as text converted to the field's type."""
-    known = asdict(module)  # type: ignore[call-overload]
-    unknown = sorted(fields.keys() - known.keys())
+def with_fields(module: _Module, values: dict[str, Any]) -> Any:
+    """`module` with some fields replaced; text becomes the field's type, commas separate the items of several.
+
+    Raises RequestError for a field that does not exist or a value that it cannot take.
+    """
+    known = {f.name: f.type for f in fields(module)}  # type: ignore[arg-type]
+    unknown = sorted(values.keys() - known.keys())
     if unknown:
         raise RequestError(f"{module.paper}: no field {', '.join(unknown)}; fields are {', '.join(known) or 'none'}")
-    return replace(module, **{k: _convert(k, v, known[k]) for k, v in fields.items()})  # type: ignore[type-var]
+    return replace(module, **{k: _convert(k, v, known[k]) for k, v in values.items()})  # type: ignore[type-var]
 
 
-def _convert(name: str, value: Any, like: Any) -> Any:
-    if not isinstance(value, str) or isinstance(like, str):
-        return value
+def _convert(name: str, value: Any, wanted: Any) -> Any:
+    several = get_origin(wanted) is tuple and isinstance(value, str)
+    taken: TypeAdapter[Any] = TypeAdapter(wanted, config=ConfigDict(allow_inf_nan=False))
     try:
-        if isinstance(like, bool):
-            return {"true": True, "false": False}[value.lower()]
-        converted = type(like)(value)
-        if isinstance(converted, float) and not math.isfinite(converted):
-            raise ValueError
-        return converted
-    except (KeyError, ValueError):
-        raise RequestError(f"field {name}: {value!r} is not a {type(like).__name__}") from None
+        return taken.validate_python(value.split(",") if several else value)
+    except ValidationError as error:
+        raise RequestError(f"field {name}: {value!r}: {error.errors()[0]['msg']}") from None

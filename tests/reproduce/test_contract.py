@@ -123,6 +123,8 @@ def test_fields_can_be_set_by_text(owner: Any) -> None:
         value = getattr(owner, field.name)
         if isinstance(value, int | float | str):
             assert with_fields(owner, {field.name: str(value)}) == owner
+        if isinstance(value, tuple) and value:
+            assert with_fields(owner, {field.name: ",".join(map(str, value))}) == owner
     with pytest.raises(ValueError, match=f"{owner.paper}: no field nonsense"):
         with_fields(owner, {"nonsense": 1})
 

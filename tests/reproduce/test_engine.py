@@ -125,8 +125,21 @@ def test_records_already_there_are_shared_between_papers() -> None:
 def test_a_field_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(ValueError, match="no field roh; fields are rho"):
         plan(Request(modules=("p2402_01109_vaccine",), fields={"roh": "5"}))
-    with pytest.raises(ValueError, match="'five' is not a float"):
-        plan(Request(modules=("p2402_01109_vaccine",), fields={"rho": "five"}))
+
+
+@pytest.mark.parametrize(
+    ("module", "field", "value", "why"),
+    [
+        ("p2402_01109_vaccine", "rho", "five", "valid number"),
+        ("p2402_01109_vaccine", "rho", "inf", "finite"),
+        ("p2405_16229_no_two_devils_alike", "epochs", "1,2,many", "valid integer"),
+        ("p2405_16229_no_two_devils_alike", "band", "0.4", "Field required"),
+        ("p2405_16229_no_two_devils_alike", "matched_by", "luck", "'harmful score' or 'attack success'"),
+    ],
+)
+def test_a_value_that_a_field_cannot_take_is_refused(module: str, field: str, value: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"field {field}: {value!r}: .*{why}"):
+        plan(Request(modules=(module,), fields={field: value}))
 
 
 def test_importing_the_planner_loads_no_torch() -> None:
