@@ -91,6 +91,7 @@ class NoTwoDevilsAlike(Study):
     """
 
     paper = "no-two-devils-alike"
+    version = 2
     dialogues: int = 10  # of identity shifting (size not seen; Qi et al.: 10)
     matched_by: Literal["harmful score", "attack success"] = "harmful score"  # attack success: no refusal
     epochs: tuple[int, ...] = (3, 5, 10, 20, 40, 80, 160)  # of identity shifting; 3, 5, 10 as in Qi et al., Table 2
@@ -108,7 +109,7 @@ class NoTwoDevilsAlike(Study):
     given: tuple[int, ...] = (1, 3, 5, 10)  # words of a refusal; at most all but one, as 10 is for all refusals here
 
     def arms(self) -> dict[str, Self]:
-        more = replace(self, dialogues=400, epochs=(1, 2, 3, 5, 8))
+        more = replace(self, dialogues=400, epochs=(1, 2, 3, 5, 8, 16, 32))
         return {"main": self, "dialogues-400": more, "matched-by-refusal": replace(self, matched_by="attack success")}
 
     def measure(self, lab: Lab) -> Findings:
