@@ -87,14 +87,17 @@ def test_a_large_catalogue_is_sound_and_searched(invented: Any) -> None:
 
 
 def test_time_grows_with_the_papers_not_with_their_square(invented: Any) -> None:
-    lint.sound(invented(50) / "papers.yaml")  # imports and caches
-    seconds = []
-    for count in (500, 2_000):
-        path = invented(count) / "papers.yaml"
-        start = time.process_time()
-        lint.sound(path)
-        seconds.append(time.process_time() - start)
-    assert seconds[1] < 8 * seconds[0], seconds  # 4 times the papers; a square would take 16 times
+    def least(path: Path) -> float:
+        """Seconds of the fastest of three: the others had the machine or the garbage collector against them."""
+        seconds = []
+        for _ in range(3):
+            start = time.process_time()
+            lint.sound(path)
+            seconds.append(time.process_time() - start)
+        return min(seconds)
+
+    few, many = (least(invented(count) / "papers.yaml") for count in (500, 2_000))
+    assert many < 8 * few, (few, many)  # 4 times the papers; a square would take 16 times
 
 
 def test_one_faulty_entry_among_many_is_told_with_its_line(invented: Any) -> None:
