@@ -24,7 +24,7 @@ Within = dict[tuple[str, str, str], dict[str, float]]  # (method, setting, clust
 def moderators(lines: Sequence[Line], by_stage: Mapping[Effect, Sequence[Stage]]) -> Document:
     """By effect: slope for each doubling of the harmful share, each condition minus the default, stages."""
     ratios = {line.condition: line.ratio for line in lines}
-    graded = {name: ratio for name, ratio in ratios.items() if name == DEFAULT or "ratio-" in name}
+    graded = {name: ratio for name, ratio in ratios.items() if name == DEFAULT or name.startswith("ratio-")}
     made: Document = {}
     for effect in EFFECTS:
         within = _within(lines, effect)

@@ -16,6 +16,7 @@ from catalog.meta.pool import pool
 
 DRAW = np.random.default_rng(11)
 HARD = DRAW.random(120)
+STRONG = {"strength": "strong"}
 SHARES = {"sft": 0.7, "shield": 0.2, "charm": 0.72}
 
 
@@ -155,6 +156,21 @@ def test_moderators_are_contrasts_inside_a_defense_and_a_base():
     assert found["condition"] == "strong"
     assert found["estimate"] == pytest.approx(np.mean(by_base))
     assert found["ci_high"] - found["estimate"] == pytest.approx(reach)
+
+
+def test_the_slope_over_the_share_is_that_of_the_default_attack_alone():
+    def under(ratio, shield, **more):
+        return [
+            run(harmful=marks(share, s), accuracy=marks(0.9, s), paper=paper, seed=s, ratio=ratio, **more)
+            for paper, share in {**SHARES, "shield": shield}.items()
+            for s in range(6)
+        ]
+
+    strong = [one for ratio, shield in ((0.05, 0.1), (0.2, 0.6)) for one in under(ratio, shield, attack=STRONG)]
+    made = reported([*records(), *under(0.2, 0.4), *strong])
+    found = made.document["testbeds"][0]["moderators"]["hs_rd"]["per_doubling_of_ratio"]
+    moved = [(marks(0.4, s).count("1") - marks(0.2, s).count("1")) / 120 / 2 for s in range(6)]  # charm does not
+    assert found["estimate"] == pytest.approx(np.mean(moved))
 
 
 def test_seeds_of_one_model_are_one_cluster():
