@@ -118,8 +118,13 @@ class Stages:
                 _trainable(s), {"passes": s.cost.passes - began.passes, "tokens": s.cost.tokens - began.tokens}
             )
 
-        start = weights_digest({**s.effective_weights(), **_trainable(s)})
-        job = self._cached("job", {"weights": start, "data": digest(examples), "schedule": asdict(schedule)}, make)
+        trained = _trainable(s)
+        asked = {
+            "weights": weights_digest({**s.effective_weights(), **trained}), "trained": sorted(trained),
+            "scaling": {name: pair.scaling for name, pair in s.adapters().items()},
+            "data": digest(examples), "schedule": asdict(schedule),
+        }  # fmt: skip
+        job = self._cached("job", asked, make)
         _load_trainable(s, job.tensors)
         s.cost = Cost(began.passes + job.info["passes"], began.tokens + job.info["tokens"])
 

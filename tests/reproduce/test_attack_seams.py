@@ -103,6 +103,14 @@ def test_arms_share_an_undefended_earlier_job_and_measure_as_if_each_had_trained
     for rate in (1e-2, 1e-3):
         slower.undefended_job(s, slower.pools.identity, replace(ONE_STEP, lr=rate))
     assert jobs == 3  # other weights, another rate: each is its own job
+    for alpha in (2, 4):
+        s = slower.ready(Sft(), "full", adapter=True, lora=Lora(rank=1, alpha=alpha))
+        slower.undefended_job(s, slower.pools.identity, ONE_STEP)
+    assert jobs == 5  # adapters that start at zero and scale differently
+    s = slower.ready(Sft(), "full", adapter=False)
+    next(iter(s.params())).requires_grad = False
+    slower.undefended_job(s, slower.pools.identity, replace(ONE_STEP, lr=1e-2))
+    assert jobs == 6  # a frozen parameter
 
 
 def test_cosine_falls_from_one_to_the_floor_through_the_middle() -> None:
