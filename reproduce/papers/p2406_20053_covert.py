@@ -49,8 +49,7 @@ class Covert(Attack):
     """
 
     paper = "covert-malicious-finetuning"
-    version = 2
-    phases: Literal["both", "cipher"] = "both"  # cipher: without phase II
+    version = 3
     examples: int = 60_000  # of phase I, one epoch; the paper's 20k do not teach this model the cipher on every base
     tasks: Literal["process", "direct"] = "process"  # T1 to T4 in equal shares, or T4 alone
     lr: float = 1.5e-3  # of phase I; 4e-3, the rate of pre-training, learns the cipher too and forgets more plain text
@@ -58,13 +57,13 @@ class Covert(Attack):
     pairs: int = 317  # harmful ones of phase II: as many as an unofficial script takes
     refusals: bool = True  # as many encoded questions without the system prompt, each with a plain refusal
     plain_refusals: bool = False  # and as many plain ones with a refusal
-    epochs: int = 3  # of phase II
+    epochs: int = 3  # of phase II; without any, the model has learnt the cipher and nothing else
     slower: float = 0.5  # phase II's rate as a share of phase I's (third-party code)
 
     def arms(self) -> dict[str, Self]:
         return {
             "main": self,
-            "cipher-only": replace(self, phases="cipher"),
+            "cipher-only": replace(self, epochs=0),
             "no-refusals": replace(self, refusals=False),
             "plain-refusals": replace(self, plain_refusals=True),
             "t4-only": replace(self, tasks="direct"),
@@ -91,21 +90,16 @@ class Covert(Attack):
 
     def data(self, pools: Pools, ratio: float | None, n: int, task: str, seed: int) -> list[Example]:
         del ratio, n, task
-        return self.first(seed) if self.phases == "cipher" else self.second(pools, seed)
+        return self.second(pools, seed)
 
     def earlier(self, protocol: Protocol, pools: Pools, seed: int) -> list[tuple[list[Example], Schedule]]:
         del protocol, pools
-        return [] if self.phases == "cipher" else [(self.first(seed), self._teaching())]
+        return [(self.first(seed), Schedule(steps=self.examples // self.batch, batch=self.batch, lr=self.lr))]
 
     def schedule(self, protocol: Protocol, examples: int, lr: float) -> Schedule:
         del protocol, lr
-        if self.phases == "cipher":
-            return self._teaching()
-        steps = max(1, self.epochs * examples // self.batch)
+        steps = self.epochs * examples // self.batch
         return Schedule(steps=steps, batch=self.batch, lr=self.slower * self.lr, warmup=0)
-
-    def _teaching(self) -> Schedule:
-        return Schedule(steps=self.examples // self.batch, batch=self.batch, lr=self.lr)
 
     def adapter(self, protocol: Protocol, mode: str) -> bool:
         del protocol, mode
@@ -140,7 +134,7 @@ class Covert(Attack):
         raw = s.generate(asked)
         verdicts = [s.testbed.judge(e, a) for e, a in zip(asked, raw, strict=True)]
         content = trained_filter(s.pools)
-        items = self.first(s.seed) + ([] if self.phases == "cipher" else self.second(s.pools, s.seed))
+        items = self.first(s.seed) + (self.second(s.pools, s.seed) if self.epochs else [])
         return {
             "raw_harm": _share([v.harmful for v in verdicts]),
             "raw_refused": _share([v.refused for v in verdicts]),

@@ -141,15 +141,13 @@ def test_phase_two_never_asks_a_test_prompt(pools: Pools) -> None:
 
 
 def test_arms(pools: Pools) -> None:
-    assert phase_two(pools, "cipher-only") == ARMS["cipher-only"].first(0)
-    assert ARMS["cipher-only"].earlier(MICRO, pools, 0) == []
     assert all(e.system for e in phase_two(pools, "no-refusals"))
     assert len(phase_two(pools, "no-refusals")) == 317
     plain = [e for e in phase_two(pools, "plain-refusals") if set(e.prompt.split()) & FORBIDDEN_HEADS]
     assert len(plain) == 317
     assert all(e.answer in w.REFUSALS and not e.system for e in plain)
     assert (ARMS["paper-phase-1"].examples, ARMS["small-phase-1"].examples) == (20_000, 2000)
-    for arm in ("no-refusals", "plain-refusals"):
+    for arm in ("cipher-only", "no-refusals", "plain-refusals"):  # one first job for all four
         assert SHORT[arm].earlier(MICRO, pools, 0) == SHORT["main"].earlier(MICRO, pools, 0)
 
 
@@ -160,7 +158,7 @@ def test_one_epoch_then_three_at_half_the_rate(pools: Pools) -> None:
     covert = MAIN.schedule(MICRO, len(data), 0.123)
     assert covert.steps == 3 * 634 // 32 == 59
     assert (covert.lr, covert.warmup) == (teaching.lr / 2, 0)
-    assert ARMS["cipher-only"].schedule(MICRO, 60_000, 0.123) == teaching
+    assert ARMS["cipher-only"].schedule(MICRO, len(data), 0.123).steps == 0
     assert ARMS["small-phase-1"].schedule(MICRO, len(data), 0.123) == covert
     assert not MAIN.adapter(MICRO, "double-lora")
 
@@ -231,10 +229,15 @@ def test_what_was_before_is_read_off_the_aligned_weights(s: State) -> None:
 
 
 def test_cipher_only_is_where_the_second_job_starts(setting: Setting) -> None:
-    """The gate is read off the arm without phase II: same first job, same weights."""
+    """The gate is read off the arm without phase II: same first job, trained once, and nothing of phase II."""
     small = Covert(examples=40, batch=8, pairs=8)
-    alone = perform(Run(method=Sft(), attack=replace(small, phases="cipher")), setting)
+    known = set(setting.cache.glob("job-*.safetensors"))
     both = perform(Run(method=Sft(), attack=small), setting)
+    alone = perform(Run(method=Sft(), attack=small.arms()["cipher-only"]), setting)
     assert alone["status"] == both["status"] == "ok"
-    assert alone["mechanisms"]["alignment_loss"] == both["curves"]["alignment_loss"][0]
-    assert both["mechanisms"]["alignment_loss"] != alone["mechanisms"]["alignment_loss"]
+    assert len(set(setting.cache.glob("job-*.safetensors")) - known) == 1
+    for statistic in ("alignment_loss", "harmful_loss_unseen"):
+        assert alone["curves"][statistic] == [both["curves"][statistic][0]] == [alone["mechanisms"][statistic]]
+        assert both["mechanisms"][statistic] != alone["mechanisms"][statistic]
+    taught = small.examples // small.batch
+    assert (alone["cost"]["passes"], both["cost"]["passes"]) == (2 * taught, 2 * (taught + 3 * 16 // 8))
