@@ -114,6 +114,11 @@ class Method(_Module):
         return f"the attacker owns the loop: no {self.stage} hook applies" if late and not owns_loop else None
 
 
+def overrides(method: Method, hook: str) -> bool:
+    """Does the method's class define this hook itself?"""
+    return hook in vars(type(method))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack(_Module):
     """What the attacker uploads, and how the fine-tuned model is then asked."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reproduce.api import Attack, Method, Stage
+from reproduce.api import Attack, Method, Stage, overrides
 from reproduce.baselines import Sft
 from reproduce.data import Example, Pools
 from reproduce.protocol import RequestError
@@ -90,11 +90,6 @@ class Combination(Method):
         if len(claimants) > 1:
             names = " and ".join(p.paper for p in claimants)
             raise RequestError(f"{self.paper}: {names} both need {hook}; combine defenses of different stages")
-
-
-def overrides(part: Method, hook: str) -> bool:
-    """Does the part's class define this hook itself?"""
-    return hook in vars(type(part))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from reproduce.api import Attack, Method, Study
 from reproduce.baselines import Poison, Sft
 from reproduce.combine import Combination
 from reproduce.data import Example, digest
-from reproduce.evaluate import counts, evaluate
+from reproduce.evaluate import Answer, Metrics, counts, evaluate
 from reproduce.model import weights_digest
 from reproduce.probes import Probe
 from reproduce.protocol import Mode, Protocol, Schedule
@@ -60,7 +60,7 @@ class Setting:
     split: str = "test"  # "validation" chooses hyper-parameters
 
     def stages(self, seed: int) -> Stages:
-        return Stages(self.testbed, self.protocol, seed, self.cache, self.device, getattr(torch, self.dtype))
+        return _stages(self, seed)
 
     def spec(self) -> dict[str, Any]:
         return {
@@ -68,6 +68,12 @@ class Setting:
             "data": self.testbed.data_name, **({} if self.dtype == "float32" else {"dtype": self.dtype}),
             **({} if self.split == "test" else {"split": self.split}),
         }  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _stages(setting: Setting, seed: int) -> Stages:
+    dtype = getattr(torch, setting.dtype)
+    return Stages(setting.testbed, setting.protocol, seed, setting.cache, setting.device, dtype)
 
 
 def run_spec(run: Run, setting: Setting) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def perform(run: Run, setting: Setting) -> record.Record:
     clock = {f"align_{what}": aligned.get(what, 0) for what in ("seconds", "passes", "tokens")}
     digests = _digests(stages, s, user)
     try:
-        measured = _fine_tune_and_measure(run, setting, stages, s, user, clock)
+        measured = _fine_tune_and_measure(run, setting, stages, s, user, clock, digests["aligned"])
         status, reason = "ok", None
     except Diverged as error:
         measured, status, reason = _measured(), "diverged", str(error)
@@ -121,16 +127,15 @@ def _user_data(run: Run, stages: Stages) -> tuple[list[Example], dict[str, float
 
 
 def _fine_tune_and_measure(
-    run: Run, setting: Setting, stages: Stages, s: State, user: list[Example], clock: dict[str, float]
+    run: Run, setting: Setting, stages: Stages, s: State, user: list[Example], clock: dict[str, float], aligned: str
 ) -> dict[str, Any]:
-    def measure() -> dict[str, Any]:
+    def measure(answer: Answer) -> Metrics:
         return evaluate(
-            s.testbed, stages.pools, run.task if run.attack.trains_task else None,
-            lambda asked: run.method.answer(s, asked), lambda e: run.attack.ask(e, stages.pools), setting.split,
-            run.attack.read,
+            s.testbed, stages.pools, run.task if run.attack.trains_task else None, answer,
+            lambda e: run.attack.ask(e, stages.pools), setting.split, run.attack.read,
         )  # fmt: skip
 
-    before = counts(measure())
+    before = counts(measure(lambda asked: stages.first_answers(aligned, run.method, s, asked)))
     run.attack.prepare(s)
     for data, earlier in run.attack.earlier(setting.protocol, stages.pools, run.seed):
         if isinstance(run.method, Sft):
@@ -152,14 +157,14 @@ def _fine_tune_and_measure(
     run.method.repair(s)
     clock["repair_seconds"] = worked(setting.device) - repairing
     s.merge_adapter()
-    aligned = stages.aligned(run.method, run.mode).info.get("mechanisms", {})
+    of_aligned = stages.aligned(run.method, run.mode).info.get("mechanisms", {})
     own = s.memo.get("mechanisms", {})
     with s.uncounted():
         asked = run.attack.probe(s)
     mechanisms = {
-        **aligned, **probe.summary(), **s.memo["crafted"], **own, **asked, "learning_rate": schedule.lr,
+        **of_aligned, **probe.summary(), **s.memo["crafted"], **own, **asked, "learning_rate": schedule.lr,
     }  # fmt: skip
-    return _measured(measure(), before, mechanisms, probe.curves)
+    return _measured(measure(lambda asked: run.method.answer(s, asked)), before, mechanisms, probe.curves)
 
 
 def _enter_job(run: Run, s: State, stages: Stages, user: list[Example]) -> None:

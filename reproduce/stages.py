@@ -7,7 +7,7 @@ starts from the same weights: trained anew, floating point makes another base of
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from reproduce.api import Method, mixture, sft_step
+from reproduce.api import Method, mixture, overrides, sft_step
 from reproduce.data import Example, Pools, digest
 from reproduce.evaluate import evaluate, rate
 from reproduce.model import Weights, load_weights, weights, weights_digest
@@ -55,6 +55,7 @@ class Stages:
     cache: Path = field(default_factory=default_cache)
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
+    _answers: dict[str, list[str]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def pools(self) -> Pools:
@@ -127,6 +128,17 @@ class Stages:
         job = self._cached("job", asked, make)
         _load_trainable(s, job.tensors)
         s.cost = Cost(began.passes + job.info["passes"], began.tokens + job.info["tokens"])
+
+    def first_answers(self, aligned: str, method: Method, s: State, asked: Sequence[Example]) -> list[str]:
+        """What `method` answers with the model that enters fine-tuning; runs that share the model share the answers.
+
+        `aligned` is the digest of its weights.
+        """
+        who = repr(method) if overrides(method, "answer") else ""
+        key = digest([aligned, who, *map(repr, asked)])
+        if key not in self._answers:
+            self._answers[key] = method.answer(s, asked)
+        return self._answers[key]
 
     def base_digest(self) -> str | None:
         """Digest of the base if it is there without training; None for one that is downloaded or not made yet."""

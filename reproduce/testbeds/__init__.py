@@ -1,5 +1,6 @@
 """Testbeds: a model, disjoint data pools, judges and templates behind one interface."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ def protocol_of(name: str) -> Protocol:
     raise RequestError(f"unknown testbed {name!r}: there are micro and hub:PATH (a folder with a Hugging Face model)")
 
 
+@cache
 def testbed(name: str) -> Any:
-    """The testbed itself. Imports torch."""
+    """The testbed itself, one per process. Imports torch."""
     protocol_of(name)
     if name == "micro":
         from reproduce.testbeds.micro import Micro

@@ -1,6 +1,7 @@
 """What an attack may do beyond supplying data: craft it, train before, prepare the model, size the adapter, probe."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,8 +12,12 @@ import torch
 from reproduce.api import Attack, Threat
 from reproduce.baselines import Sft
 from reproduce.data import Example, Pools, digest
-from reproduce.protocol import Lora, Protocol, Schedule
-from reproduce.run import Run, Setting, perform
+from reproduce.generate import generate
+from reproduce.model import weights_digest
+from reproduce.papers.p2402_18540_ptst import Ptst
+from reproduce.papers.p2405_18641_lisa import Lisa
+from reproduce.protocol import MODES, Lora, Protocol, Schedule
+from reproduce.run import Run, Setting, _stages, perform
 from reproduce.stages import Stages
 from reproduce.state import State
 from reproduce.train import train
@@ -111,6 +116,39 @@ def test_arms_share_an_undefended_earlier_job_and_measure_as_if_each_had_trained
     next(iter(s.params())).requires_grad = False
     slower.undefended_job(s, slower.pools.identity, replace(ONE_STEP, lr=1e-2))
     assert jobs == 6  # a frozen parameter
+
+
+def test_runs_that_share_the_model_ask_it_once_before_fine_tuning(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is remembered is what each would have measured, and a defense that serves otherwise is asked itself."""
+    asked = 0
+
+    def counted(model: Any, tokenizer: Any, prompts: Sequence[list[int]], *rest: Any) -> list[str]:
+        nonlocal asked
+        asked += len(prompts)
+        return generate(model, tokenizer, prompts, *rest)
+
+    runs = [Run(method=method, mode=mode, n=40) for mode in MODES[:2] for method in (Sft(), Lisa(), Ptst())]
+    alone = []
+    for run in runs:
+        _stages.cache_clear()
+        alone.append(perform(run, setting)["before"])
+    monkeypatch.setattr("reproduce.state.generate", counted)
+    _stages.cache_clear()
+    together, counts = [], []
+    for run in runs:
+        asked = 0
+        together.append(perform(run, setting)["before"])
+        counts.append(asked)
+    assert together == alone
+    once = counts[1]
+    assert counts == [2 * once, once, 2 * once] * 2
+    stages = setting.stages(0)
+    for run in runs:
+        s = stages.ready(run.method, run.mode, adapter=False)
+        digests, prompts = weights_digest(s.references["aligned"]), stages.pools.harmful_test
+        assert stages.first_answers(digests, run.method, s, prompts) == run.method.answer(s, prompts)
 
 
 def test_cosine_falls_from_one_to_the_floor_through_the_middle() -> None:
