@@ -133,7 +133,7 @@ def _seeds(text: str) -> tuple[int, ...]:
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 0 or text == "0":
-        raise UsageError(f"--seeds {text}: give how many (5) or which (0,3)")
+        raise UsageError(f"--seeds {text}: give how many (5) or which (0,3; a single one with a comma: 3,)")
     return numbers if "," in text else tuple(range(numbers[0]))
 
 

@@ -20,7 +20,9 @@ def run(
     kinds: Annotated[str, typer.Option("--type", help="With --all: only these types, as in attack,defense.")] = "",
     stages: Annotated[str, typer.Option("--stage", help="With --all: only defenses of these stages.")] = "",
     testbed: Annotated[str, typer.Option(help="micro, or hub:PATH for a local Hugging Face model.")] = "micro",
-    seeds: Annotated[str, typer.Option(help="How many replicates, or which: 5 or 0,3.")] = "5",
+    seeds: Annotated[
+        str, typer.Option(help="How many replicates (5), or which (0,3; a single one with a comma: 3,).")
+    ] = "5",
     ratios: Annotated[
         str | None, typer.Option(help="Shares of harmful samples [default: 0,0.05,0.1,0.2 graded, else 0.1].")
     ] = None,

@@ -40,6 +40,12 @@ def test_a_dry_run_names_the_committed_records() -> None:
     assert all(job["done"] for job in planned("vaccine"))
 
 
+@pytest.mark.parametrize(("seeds", "chosen"), [("2", {0, 1}), ("2,", {2}), ("0,3", {0, 3})])
+def test_seeds_are_counted_or_named(seeds: str, chosen: set[int]) -> None:
+    done = hft("run", "vaccine", "--dry-run", "--json", "--seeds", seeds, "--ratios", "0.1", "--main")
+    assert {int(job["label"].rsplit(" ", 1)[1]) for job in json.loads(done.stdout)} == chosen
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -51,7 +57,7 @@ def test_a_dry_run_names_the_committed_records() -> None:
         (["vaccine", "--attack", "strng"], "did you mean 'strong'"),
         (["vaccine", "--mode", "double_lora"], "did you mean 'double-lora'"),
         (["vaccine", "--ratios", "0,2"], "give numbers from 0 to 1"),
-        (["vaccine", "--seeds", "none"], "give how many (5) or which (0,3)"),
+        (["vaccine", "--seeds", "none"], "give how many (5) or which (0,3; a single one with a comma: 3,)"),
         (["vaccine", "--testbed", "huge"], "there are micro and hub:PATH"),
         (["vaccine", "--testbed", "hub:/nowhere"], "no config.json there"),
         (["vaccine", "--split", "train"], "--split train"),
