@@ -57,7 +57,8 @@ results: setup  ## measure what has no record yet: default grid, harder attacks,
 	$(HFT) run booster+lisa vaccine+antidote ptst+safe-lora --attack graded,strong --ratios 0.1
 	$(HFT) run booster vaccine repnoise tar --main --attack shadow-alignment,lora-undoes-safety,removing-rlhf-gpt4
 	$(HFT) run booster lisa safety-tuned-llamas safe-lora --main --attack removing-rlhf-gpt4,benign-data-breaks-safety
-	$(HFT) run booster lisa safety-tuned-llamas --main --attack qi-finetuning-compromises,covert-malicious-finetuning
+	$(HFT) run booster lisa safety-tuned-llamas --main --attack qi-finetuning-compromises
+	$(HFT) run lisa booster safety-realignment antidote --main --attack covert-malicious-finetuning
 	$(HFT) readme
 
 site: setup

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from reproduce import find, record
-from reproduce.api import Attack, Method, Study
+from reproduce.api import Attack, Method, Study, overrides
 from reproduce.baselines import Poison, Sft
 from reproduce.combine import Combination
 from reproduce.data import Example, digest
@@ -138,7 +138,7 @@ def _fine_tune_and_measure(
     before = counts(measure(lambda asked: stages.first_answers(aligned, run.method, s, asked)))
     run.attack.prepare(s)
     for data, earlier in run.attack.earlier(setting.protocol, stages.pools, run.seed):
-        if isinstance(run.method, Sft):
+        if _tunes_plainly(run.method):
             stages.undefended_job(s, data, earlier)
             continue
         _enter_job(run, s, stages, list(run.method.curate(stages.pools, data)))
@@ -165,6 +165,11 @@ def _fine_tune_and_measure(
         **of_aligned, **probe.summary(), **s.memo["crafted"], **own, **asked, "learning_rate": schedule.lr,
     }  # fmt: skip
     return _measured(measure(lambda asked: run.method.answer(s, asked)), before, mechanisms, probe.curves)
+
+
+def _tunes_plainly(method: Method) -> bool:
+    """Is user fine-tuning what it is without a defense? So it is under methods of alignment and under repairs."""
+    return not any(overrides(method, hook) for hook in ("curate", "finetune_step", "after_step", "betas"))
 
 
 def _enter_job(run: Run, s: State, stages: Stages, user: list[Example]) -> None:

@@ -109,7 +109,7 @@ class Stages:
         return self._cached(what, spec, lambda: Checkpoint(make(), {})).tensors
 
     def undefended_job(self, s: State, examples: list[Example], schedule: Schedule) -> None:
-        """Fine-tune `s` without a defense, once for all arms that begin with this job; its passes always count."""
+        """Fine-tune `s` with no defense in the loop, once for all runs that begin so; its passes always count."""
         began = replace(s.cost)
 
         def make() -> Checkpoint:

@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from reproduce.api import Method
 from reproduce.baselines import Sft
 from reproduce.data import Example, Pools
 from reproduce.moderation import text_of, trained_filter
+from reproduce.papers.p2402_01109_vaccine import Vaccine
+from reproduce.papers.p2405_18641_lisa import Lisa
 from reproduce.papers.p2406_20053_covert import NAME, SYSTEM, Covert, lesson
+from reproduce.papers.p2408_09600_antidote import Antidote
 from reproduce.protocol import MICRO
 from reproduce.run import Run, Setting, perform
 from reproduce.state import State
@@ -241,3 +245,20 @@ def test_cipher_only_is_where_the_second_job_starts(setting: Setting) -> None:
         assert both["mechanisms"][statistic] != alone["mechanisms"][statistic]
     taught = small.examples // small.batch
     assert (alone["cost"]["passes"], both["cost"]["passes"]) == (2 * taught, 2 * (taught + 3 * 16 // 8))
+
+
+@pytest.mark.parametrize(("method", "trained"), [(Antidote(), 0), (Vaccine(), 1), (Lisa(), 0)])
+def test_a_defense_outside_the_loop_starts_from_the_same_first_job(
+    method: Method, trained: int, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repair finds the undefended job, other alignment trains its own, a defense in the loop shares none."""
+    small = Covert(examples=40, batch=8, pairs=8)
+    perform(Run(method=Sft(), attack=small), setting)
+    known = set(setting.cache.glob("job-*.safetensors"))
+    shared = perform(Run(method=method, attack=small), setting)
+    assert len(set(setting.cache.glob("job-*.safetensors")) - known) == trained
+    monkeypatch.setattr("reproduce.run._tunes_plainly", lambda method: False)
+    alone = perform(Run(method=method, attack=small), setting)
+    assert shared["status"] == alone["status"] == "ok"
+    assert all(shared[what] == alone[what] for what in ("before", "metrics", "mechanisms", "curves"))
+    assert shared["cost"]["passes"] == alone["cost"]["passes"]
