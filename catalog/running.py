@@ -193,16 +193,19 @@ def records_of(jobs: "Iterable[Job]") -> list[record.Record]:
     return [record.load(job.path) for job in jobs if job.done]
 
 
+OUTCOMES = ("metrics", "findings")  # of a run, of a study
+
+
 def compared(records: Iterable[record.Record], place: Path) -> str:
     """How fresh records agree with the committed ones of the same keys and bases, in one line."""
     committed = {_place(r): r for r in record.read(record.RESULTS)} if place != record.RESULTS else {}
     pairs = [(r, committed[_place(r)]) for r in records if _place(r) in committed and r["status"] == "ok"]
     if not pairs:
         return f"records: {place}"
-    same = sum(fresh["metrics"] == old["metrics"] for fresh, old in pairs)
+    same = sum(all(fresh.get(what) == old.get(what) for what in OUTCOMES) for fresh, old in pairs)
     gap = max(abs(_harm(fresh) - _harm(old)) for fresh, old in pairs)
     return (
-        f"records: {place}; {same} of {len(pairs)} runs have exactly the outcomes of the committed record, "
+        f"records: {place}; {same} of {len(pairs)} runs and studies have exactly the outcomes of the committed record, "
         f"largest difference in harmful score {100 * gap:.1f} points"
     )
 
@@ -212,5 +215,5 @@ def _place(run: record.Record) -> tuple[str, str | None]:
 
 
 def _harm(run: record.Record) -> float:
-    metric = run["metrics"].get("harmful")
+    metric = run.get("metrics", {}).get("harmful")  # a study has none
     return metric["k"] / metric["n"] if metric else 0.0

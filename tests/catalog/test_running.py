@@ -108,6 +108,8 @@ def test_fresh_records_are_compared_with_the_committed_ones() -> None:
     runs = [r for r in record.read() if r["spec"]["paper"] == "sft" and r["status"] == "ok"][:2]
     changed = {**runs[0], "metrics": {**runs[0]["metrics"], "harmful": {"n": 10, "k": 0, "outcomes": "0" * 10}}}
     gap = 100 * runs[0]["metrics"]["harmful"]["k"] / runs[0]["metrics"]["harmful"]["n"]
-    line = running.compared([changed, runs[1]], Path("elsewhere"))
-    assert "1 of 2 runs have exactly the outcomes" in line
+    studies = [r for r in record.read() if r["spec"]["kind"] == "study" and r["status"] == "ok"][:2]
+    other = {**studies[0], "findings": {**studies[0]["findings"], next(iter(studies[0]["findings"])): {"value": -1.0}}}
+    line = running.compared([changed, runs[1], other, studies[1]], Path("elsewhere"))
+    assert "2 of 4 runs and studies have exactly the outcomes" in line
     assert f"{gap:.1f} points" in line
