@@ -1,17 +1,19 @@
-"""`hft results`: the measured cells, and how each defense stands, as plain JSON values and as lines of a table."""
+"""`hft results`: measured cells, findings of studies, how each defense stands; as JSON values and as table lines."""
 
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from catalog import conditions, costs, measured, standings
+from catalog import conditions, costs, measured, standings, studies
 from catalog.conditions import condition_of
 from catalog.measured import Cell
 from catalog.meta.effects import Estimate
 from catalog.meta.worst import Worst
 from catalog.schema import Paper
 from catalog.standings import Standing
+from catalog.studies import Finding
 from catalog.taxonomy import BASELINES
+from reproduce.protocol import MICRO
 from reproduce.record import Record
 
 METHOD = "method"
@@ -30,6 +32,7 @@ WORST = [
     "against its controls",
 ]
 CELLS = [METHOD, "attack", "p", "HS", "HS+", "refusal", "FA", "over refusal", "help", "seeds"]
+FINDINGS = ["study", "finding", "value", "unit", "seeds", "what it is"]
 SHOWN = ("harmful", "harmful_plus", "refusal", "accuracy", "over_refusal", "benign_help")
 PAIRED = ("harmful", "accuracy", "over_refusal")
 
@@ -40,37 +43,67 @@ def select(records: Iterable[Record], slug: str | None) -> list[Record]:
     """The records of one paper or combination and what they are compared with; all of them without a slug.
 
     A defense's combinations come along. Its runs under the attacks of papers come with their undefended twins.
+    Baselines come under the conditions of the paper's own runs and under the default one; beside a defense, under all
+    declared ones, so that their worst case is the same everywhere.
     """
     kept = list(records)
     if slug is None:
         return kept
-    own = [one for one in kept if _is_of(one, slug)]
-    attacks = [one["spec"].get("attack") for one in own]
-    alike = [one for one in kept if one["spec"].get("method") == {"paper": "sft"} and one["spec"]["attack"] in attacks]
-    baselines = [one for one in kept if one["spec"]["paper"] in BASELINES]
-    return list({id(one): one for one in (*own, *baselines, *alike)}.values())
+    own = [one for one in kept if is_of(one, slug)]
+    met = {_met(one) for one in own}
+    judged = conditions.DECLARED if any(condition_of(one["spec"]) for one in own) else (conditions.DEFAULT,)
+    beside = [
+        one
+        for one in kept
+        if (_method(one) in BASELINES and _met(one) in met)
+        or (one["spec"]["paper"] in BASELINES and condition_of(one["spec"]) in judged)
+    ]
+    return list({id(one): one for one in (*own, *beside)}.values())
 
 
-def _is_of(record: Record, slug: str) -> bool:
-    owner, method = record["spec"]["paper"], (record["spec"].get("method") or {}).get("paper", "")
-    return slug in (owner, method, *str(owner).split("+"), *str(method).split("+"))
+def _met(record: Record) -> str:
+    return measured.canonical(measured.condition(record["spec"]))
+
+
+def _method(record: Record) -> str:
+    return str((record["spec"].get("method") or {}).get("paper", ""))
+
+
+def is_of(record: Record, slug: str) -> bool:
+    """Is the record of this paper's, alone, in a combination, or as a defense under another paper's attack?"""
+    owner, method = str(record["spec"]["paper"]), _method(record)
+    return slug in (owner, method, *owner.split("+"), *method.split("+"))
 
 
 def tidy(records: Iterable[Record], papers: Iterable[Paper] = ()) -> list[dict[str, Any]]:
     """One object a cell (arm and condition): values, intervals, the SFT twin, paired differences, cost.
 
     `worst_case` and `controls` stand on one row of each method, that of its default condition, and are null elsewhere.
+    After the cells one object a finding of a study; `kind` is "run" or "study".
     """
-    found = measured.cells(records)
+    every = list(records)
+    found = measured.cells(every)
     known = standings.standings(found, papers)
     rows = measured.frame(found).to_dict("records")
-    return [
-        {str(name): _plain(value) for name, value in row.items()}
+    cells = [
+        {"kind": "run"}
+        | {str(name): _plain(value) for name, value in row.items()}
+        | {
+            "failures": [
+                {"status": one.status, "reason": one.reason, "seeds": list(one.seeds)} for one in cell.failures
+            ]
+        }
         | {"condition": condition_of(cell.condition), "sft": _twin(cell), "cost_ratio": _many(costs.ratios(cell))}
         | _standing(next((one for one in known if one.cell is cell), None))
         | {"records": [run["key"] for run in cell.runs]}
         for cell, row in zip(found, rows, strict=True)
     ]
+    return [*cells, *map(_finding, studies.findings(every))]
+
+
+def _finding(found: Finding) -> dict[str, Any]:
+    who = {"kind": "study", "paper": found.paper, "arm": found.arm, **found.condition}
+    return who | {"finding": found.name, "unit": found.unit, "says": found.says, "estimate": _estimate(found.estimate)}
 
 
 def _standing(standing: Standing | None) -> dict[str, Any]:
@@ -178,12 +211,46 @@ def _name(cell: Cell) -> str:
 def summary(records: Iterable[Record]) -> Lines:
     """Columns and a line for each cell: value [95 % interval] in percent."""
     found = measured.cells(records)
-    return CELLS, [(*_who(cell), *_values(cell), str(cell.seeds)) for cell in found]
+    return CELLS, [(*_who(cell), *_values(cell), _seeds(cell)) for cell in found]
+
+
+def findings(records: Iterable[Record]) -> Lines:
+    """Columns and a line for each finding of a study: mean and 95 % t interval over seeds, in the unit it names."""
+    return FINDINGS, [
+        (
+            _arm(one.paper, one.arm),
+            one.name,
+            _value(one.estimate),
+            one.unit,
+            str(one.estimate.seeds) if one.estimate else "0",
+            one.says,
+        )
+        for one in studies.findings(records)
+    ]
+
+
+def _value(estimate: Estimate | None) -> str:
+    """Three digits and the interval; without one where a single seed has the quantity."""
+    if estimate is None:
+        return "undefined"
+    interval = f" [{estimate.low:.3g}, {estimate.high:.3g}]"
+    return f"{estimate.value:.3g}" + ("" if math.isnan(estimate.low) else interval)
+
+
+def _seeds(cell: Cell) -> str:
+    """How many seeds gave numbers, and what became of the others."""
+    return ", ".join([str(cell.seeds), *(f"{len(one.seeds)} {one.status}" for one in cell.failures)])
 
 
 def _who(cell: Cell) -> tuple[str, str, str]:
-    name = cell.method if cell.arm == "main" else f"{cell.method} ({cell.arm})"
-    return name, attack_name(cell), "" if cell.ratio is None else f"{cell.ratio:g}"
+    n, task = cell.condition.get("n"), cell.condition.get("task")
+    unusual = [f"n {n}" if n not in (None, MICRO.n) else "", task if task not in (None, MICRO.task) else ""]
+    attack = " ".join(part for part in (attack_name(cell), *unusual) if part)
+    return _arm(cell.method, cell.arm), attack, "" if cell.ratio is None else f"{cell.ratio:g}"
+
+
+def _arm(name: str, arm: str) -> str:
+    return name if arm == "main" else f"{name} ({arm})"
 
 
 def attack_name(cell: Cell) -> str:

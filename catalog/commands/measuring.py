@@ -76,7 +76,9 @@ def run(
     if as_json:
         emit(records)
     else:
-        table(*measured.summary(records))
+        for columns, lines in (measured.summary(records), measured.findings(records)):
+            if lines:
+                table(columns, lines)
         typer.echo(running.compared(records, request.results))
     raise typer.Exit(1 if problems else 0)
 
@@ -88,7 +90,7 @@ def results(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what was measured, with 95 % intervals in percent: how each defense stands, then every cell.
+    """Show what was measured, with 95 % intervals: how each defense stands, every cell, the findings of studies.
 
     The word `verify` checks instead that no record was edited.
     """
@@ -113,9 +115,14 @@ def results(
         entries = papers.load(root() / papers.FILE)[1]
         slug = "+".join(find_subject(part, entries) for part in paper.split("+")) if paper else None
         records = measured.select(running.read(place), slug)
+        if paper and slug and not any(measured.is_of(one, slug) for one in records):
+            running.module_of(paper, entries)
+            fail(f"{slug}: no records in {place}; hft run {slug} makes them", 1)
     if as_json:
         emit(measured.tidy(records, entries))
     else:
-        for lines in (*measured.standing_tables(records, entries), measured.summary(records)):
-            table(*lines)
-            typer.echo()
+        every = (*measured.standing_tables(records, entries), measured.summary(records), measured.findings(records))
+        for columns, lines in every:
+            if lines:
+                table(columns, lines)
+                typer.echo()

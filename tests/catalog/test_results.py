@@ -100,6 +100,57 @@ def test_the_tables_say_what_the_json_says():
     assert "2 of 6: incomplete" in told
 
 
+HILL = {
+    "kind": "study", "paper": "hill", "arm": "main", "version": 1, "study": {"paper": "hill"}, "protocol": "micro-9",
+    "testbed": "micro", "model": "tiny", "data": "world",
+}  # fmt: skip
+
+
+def of_hill(seed, height):
+    found = {"height": {"value": height, "unit": "points", "says": "how high it is"}}
+    made = run(seed=seed)
+    return made | {"key": f"hill {seed}", "spec": HILL | {"seed": seed}, "findings": found, "metrics": {}}
+
+
+def test_findings_of_a_study_are_rows_and_lines_of_their_own():
+    records = [*RECORDS, of_hill(0, 1.0), of_hill(1, 3.0), of_hill(2, None)]
+    (row,) = [row for row in results.tidy(records) if row["kind"] == "study"]
+    mean = effects.over_seeds([1.0, 3.0])
+    assert (row["paper"], row["finding"], row["unit"], row["says"]) == ("hill", "height", "points", "how high it is")
+    assert (row["estimate"]["value"], row["estimate"]["low"], row["estimate"]["seeds"]) == (2.0, mean.low, 2)
+    columns, (line,) = results.findings(records)
+    assert dict(zip(columns, line, strict=True)) == {
+        "study": "hill", "finding": "height", "value": f"2 [{mean.low:.3g}, {mean.high:.3g}]", "unit": "points",
+        "seeds": "2", "what it is": "how high it is",
+    }  # fmt: skip
+    (alone,) = results.findings([of_hill(0, 1.0)])[1]
+    assert alone[2:5] == ("1", "points", "1")
+    (undefined,) = results.findings([of_hill(0, None)])[1]
+    assert undefined[2:5] == ("undefined", "points", "0")
+
+
+def test_baselines_are_shown_under_the_conditions_of_the_paper():
+    card = run("1111", task="card")
+    records = [*RECORDS, card, run("1000", paper="guard", task="card"), run("1111", ratio=0.7), of_hill(0, 1.0)]
+
+    def baselines(slug):
+        return [one for one in results.select(records, slug) if one["spec"]["paper"] == "sft"]
+
+    assert baselines("guard") == [*RECORDS[:2], RECORDS[4], card]  # its own, and every declared one
+    assert baselines("hill") == baselines("moth") == [*RECORDS[:2], card]  # the default attack
+
+
+def test_what_is_unusual_about_a_cell_is_in_its_line():
+    lines = results.summary([run(), run(n=400), run(task="card"), run(seed=1, status="diverged", reason="nan")])[1]
+    assert {line[1]: line[-1] for line in lines} == {
+        "graded": "1, 1 diverged",
+        "graded card": "1",
+        "graded n 400": "1",
+    }
+    (row,) = results.tidy([run(), run(seed=1, status="diverged", reason="nan")])
+    assert row["failures"] == [{"status": "diverged", "reason": "nan", "seeds": [1]}]
+
+
 def test_baselines_stand_only_beside_a_defense_of_the_same_task():
     records = [*RECORDS, run("1111", n=10)]
     default, _ = results.standing_tables(records)

@@ -104,6 +104,31 @@ def test_results_are_json_with_intervals_for_every_cell() -> None:
     )
 
 
+def test_results_of_a_paper_without_records_say_what_to_do(tmp_path: Path) -> None:
+    unmade = hft("results", "vaccine", "--results", str(tmp_path))
+    assert (unmade.exit_code, unmade.stdout) == (1, "")
+    assert f"vaccine: no records in {tmp_path}; hft run vaccine makes them" in unmade.stderr
+    unknown = hft("results", "badllama")
+    assert unknown.exit_code == 2
+    assert "badllama: no module yet" in unknown.stderr
+
+
+def test_results_of_a_study_are_its_findings() -> None:
+    shown = hft("results", "safety-landscape")
+    assert shown.exit_code == 0
+    assert "visage_1d" in shown.stdout
+    assert "worst HS" not in shown.stdout  # no table without a line
+    rows = json.loads(hft("results", "safety-landscape", "--json").stdout)
+    (peak,) = [row for row in rows if row.get("finding") == "fluent_success_peak"]
+    values = [
+        one["findings"]["fluent_success_peak"]["value"]
+        for one in record.read()
+        if one["spec"]["paper"] == "safety-landscape" and one["spec"]["version"] == 2
+    ]
+    assert peak["estimate"]["value"] == pytest.approx(sum(values) / len(values))
+    assert peak["estimate"]["seeds"] == len(values)
+
+
 def test_fresh_records_are_compared_with_the_committed_ones() -> None:
     runs = [r for r in record.read() if r["spec"]["paper"] == "sft" and r["status"] == "ok"][:2]
     changed = {**runs[0], "metrics": {**runs[0]["metrics"], "harmful": {"n": 10, "k": 0, "outcomes": "0" * 10}}}
