@@ -54,13 +54,13 @@ def _of_finding(base: Tried, test: FindingTest, found: Finding) -> Tried | None:
         base,
         testbed=str(found.condition["testbed"]),
         setting=found.arm if found.arm != "main" else "",
-        direction=_bounded(test, found.estimate, test.finding, "study"),
+        direction=direction(test, found.estimate),
         unjudged="its test is a finding, which no reported number is compared with",
     )
 
 
 def _of_contrast(base: Tried, claim: Claim, test: RunTest, found: Contrast) -> Tried:
-    base = replace(base, testbed=str(found.cell.condition["testbed"]), direction=_direction(test, found.estimate))
+    base = replace(base, testbed=str(found.cell.condition["testbed"]), direction=direction(test, found.estimate))
     if not isinstance(test, MetricTest):
         return replace(base, unjudged="its test is a trend or a bound, which no reported number is compared with")
     if claim.reported is None or claim.reported.baseline is None:
@@ -100,7 +100,10 @@ def _compares(claim: Claim) -> tuple[object, ...] | None:
     return (test.contrast, test.attack, test.ratio, test.task) if lower or kept else None
 
 
-def _direction(test: RunTest, estimate: Estimate) -> Direction:
+def direction(test: RunTest | FindingTest, estimate: Estimate) -> Direction:
+    """The test of a claim with the number measured for it, and so its outcome."""
+    if isinstance(test, FindingTest):
+        return _bounded(test, estimate, test.finding, "study")
     if isinstance(test, TrendTest):
         return _bounded(test, estimate, test.quantity, f"{test.of} over {test.over}", "rank correlation")
     if not isinstance(test, MetricTest):

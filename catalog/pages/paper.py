@@ -1,5 +1,7 @@
 """The page of one paper: what it claims, what it reports, what was measured here."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,9 @@ from catalog import contrasts
 from catalog.atlas import Atlas
 from catalog.exports import bibtex
 from catalog.measured import Failure
+from catalog.meta.claims import direction
 from catalog.meta.effects import Estimate
+from catalog.meta.ledger import Outcome
 from catalog.pages import pictures, sheets, stress, sweeps, words
 from catalog.pages.pictures import Picture
 from catalog.pages.sheets import Sheet
@@ -18,15 +22,22 @@ from catalog.schema import Claim, FindingTest, MetricTest, Paper, RunTest, Setti
 from catalog.studies import Finding
 
 REPAIR = "post-fine-tuning"
+OUTCOMES = {  # in words, of one test and of several
+    "holds": ("holds", "hold"),
+    "fails": ("fails", "fail"),
+    "open": ("is open", "are open"),
+    "no interval": ("has no interval", "have no interval"),
+    "not measured": ("is not measured", "are not measured"),
+}
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A claim's own test: what is asked, and each number measured for it (where, value, interval, count)."""
+    """A claim's own test: what is asked, and each number measured for it: where, (value, interval, count), outcome."""
 
     claim: str
     asks: str
-    measured: list[tuple[str, tuple[str, str, str]]]
+    measured: list[tuple[str, tuple[str, str, str], Outcome]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class Page:
     name: str
     status: str
     tested: list[Tested]
+    outcomes: str
     stresses: list[Stress]
     sweeps: list[Sweep]
     frontiers: list[Picture]
@@ -57,11 +69,13 @@ def page(atlas: Atlas, paper: Paper, figures: Path) -> Page:
     failures = atlas.failed_studies.get(paper.id, ())
     testbeds = {cell.condition["testbed"] for cell in atlas.of(paper.id)}
     testbeds |= {finding.condition["testbed"] for finding in findings}
+    tested = [_tested(atlas, paper, claim) for claim in paper.claims if claim.test]
     return Page(
         paper=paper,
         name=paper.nickname or paper.title,
         status=status(atlas, paper),
-        tested=[_tested(atlas, paper, claim) for claim in paper.claims if claim.test],
+        tested=tested,
+        outcomes=outcomes(tested),
         stresses=stress.stresses(atlas, paper.id, figures),
         sweeps=sweeps.sweeps(atlas, paper.id, figures),
         frontiers=sweeps.frontiers(atlas, paper.id, figures) if paper.stage == REPAIR else [],
@@ -87,21 +101,37 @@ def status(atlas: Atlas, paper: Paper) -> str:
     return "run without numbers" if cells or paper.id in atlas.failed_studies else "module, not run yet"
 
 
+def outcomes(tested: Sequence[Tested]) -> str:
+    """How many tests of claims came out how, in words; empty where nothing was measured for any."""
+    counted = Counter[str](outcome for test in tested for _, _, outcome in test.measured)
+    counted["not measured"] = sum(not test.measured for test in tested)
+    told = [f"{counted[one]} {said[counted[one] > 1]}" for one, said in OUTCOMES.items() if counted[one]]
+    return "tests of its claims: " + ", ".join(told) if counted.total() > counted["not measured"] else ""
+
+
 def _tested(atlas: Atlas, paper: Paper, claim: Claim) -> Tested:
     assert claim.test, f"{paper.id}: {claim.id} has no test"
     if not isinstance(claim.test, FindingTest):
         return Tested(claim.id, asks(claim.test), _contrast(atlas, paper, claim.test))
     numbers = [
-        (finding.condition["testbed"], words.number(finding.estimate))
+        (
+            str(finding.condition["testbed"]),
+            words.number(finding.estimate),
+            direction(claim.test, finding.estimate).outcome,
+        )
         for finding in atlas.findings
         if finding.estimate and (finding.paper, finding.name) == (paper.id, claim.test.finding)
     ]
     return Tested(claim.id, asks(claim.test), numbers)
 
 
-def _contrast(atlas: Atlas, paper: Paper, test: RunTest) -> list[tuple[str, tuple[str, str, str]]]:
+def _contrast(atlas: Atlas, paper: Paper, test: RunTest) -> list[tuple[str, tuple[str, str, str], Outcome]]:
     return [
-        (f"{found.cell.condition['testbed']}: {words.scenario(found.cell)}", _contrasted(test, found.estimate))
+        (
+            f"{found.cell.condition['testbed']}: {words.scenario(found.cell)}",
+            _contrasted(test, found.estimate),
+            direction(test, found.estimate).outcome,
+        )
         for found in contrasts.measure(test, paper.id, atlas.cells)
     ]
 

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -150,10 +150,19 @@ def test_claims_show_their_measured_contrast_or_that_there_is_none(site):
     rows = plaster.xpath("//table[contains(caption, 'Tests of the claims')]/tbody/tr")
     assert [texts(row.xpath("./th")[0]) for row in rows] == ["C1", "C1", "C2", "C2", "C3"]
     assert "points" in texts(rows[0])
-    assert "%" in texts(rows[2].xpath("./td")[-1])
+    assert "%" in texts(rows[2].xpath("./td")[-2])
+    for row in rows[:2]:
+        measured, outcome = (texts(cell) for cell in row.xpath("./td")[-2:])
+        low, high = (float(x.replace("−", "-")) for x in re.search(r"\[(.+), (.+)\]", measured).groups())
+        assert outcome == ("holds" if high <= -5 else "fails" if low > -5 else "open")  # it asks for 5 points less
+    counted = Counter(texts(row.xpath("./td")[-1]) for row in rows)
+    card = texts(plaster.xpath("//dl[@class = 'card']")[0])
+    assert counted == {"holds": 3, "open": 2}
+    assert "measured; tests of its claims: 3 hold, 2 are open" in card
     tide = texts(load(site, "generated/papers/tide-charts"))
     assert "basin share at least 0.8" in tide
-    assert "0.880 [0.805, 0.955] (3 seeds)" in tide
+    assert "0.880 [0.805, 0.955] (3 seeds) holds" in tide
+    assert "measured; tests of its claims: 1 holds" in tide
     assert "undefined in every seed" in tide
 
 
