@@ -40,7 +40,7 @@ def test_one_seed_has_no_interval_and_says_so():
 
 def test_outcomes_of_tests_in_words():
     parts = ("1", "[0, 2]", "(3 seeds)")
-    held, missing = (Tested(claim, "", found) for claim, found in (("C1", [("", parts, "holds")]), ("C2", [])))
+    held, missing = (paper.Tested(claim, "", found) for claim, found in (("C1", [("", parts, "holds")]), ("C2", [])))
     unsure = paper.Tested("C3", "", [("", parts, "open"), ("", parts, "open")])
     assert paper.outcomes([held, missing, unsure]) == "tests of its claims: 1 holds, 2 are open, 1 is not measured"
     assert paper.outcomes([missing]) == paper.outcomes([]) == ""
