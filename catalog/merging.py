@@ -33,12 +33,12 @@ def merged(group: list[Candidate]) -> tuple[Candidate, list[Problem]]:
 
 def contradictions(one: Candidate, other: Candidate, name: str) -> Iterator[Problem]:
     """Why one description cannot be of the other's paper although they match; `name` is what the other is called."""
-    for kind, value in one.ids.items():
+    for kind, value in sorted(one.ids.items()):
         if (held := other.ids.get(kind)) and held.casefold() != value.casefold():
             message = f"the same paper as {name}, but {kind} {value} is not {held}"
             yield Problem("id-conflict", one.origin, "", message, "correct the wrong id, or make the titles differ")
     if dedupe.likeness(one.title, other.title) < OTHER_PAPER:
-        shared = ", ".join(f"{kind} {value}" for kind, value in one.ids.items() if other.ids.get(kind) == value)
+        shared = ", ".join(f"{kind} {value}" for kind, value in sorted(one.ids.items()) if other.ids.get(kind) == value)
         message = f"'{one.title}' has the id ({shared}) of '{other.title}' ({name})"
         if shared:
             yield Problem("title-conflict", one.origin, "", message, "correct the id or the title")
@@ -50,7 +50,7 @@ def differences(one: Candidate, other: Candidate, name: str) -> Iterator[Problem
         ("type", one.type, other.type),
         ("stage", one.stage if one.type == other.type else None, other.stage),
         ("date", one.date, other.date),
-        *((f"{kind} link", link, other.links.get(kind)) for kind, link in one.links.items()),
+        *((f"{kind} link", link, other.links.get(kind)) for kind, link in sorted(one.links.items())),
     ]
     mine, theirs = (venues.normalise(each.venue, each.first_public) if each.venue else None for each in (one, other))
     if mine and theirs and (mine.name, mine.track) != (theirs.name, theirs.track):

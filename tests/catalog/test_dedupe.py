@@ -2,6 +2,7 @@
 
 import datetime
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -173,3 +174,12 @@ def test_another_title_under_the_same_id_is_an_error_and_not_merged() -> None:
     paper, problems = merging.merged([one, wrong])
     assert paper == one
     assert [(p.code, p.where, p.warning) for p in problems] == [("title-conflict", "l:2", False)]
+
+
+def test_conflicts_are_told_the_same_whatever_the_order_of_ids() -> None:
+    held = Candidate(TITLES[2], ids={"arxiv": "2402.00001", "openreview": "abc"})
+    other = replace(held, title=TITLES[0])
+    turned = replace(other, ids={"openreview": "abc", "arxiv": "2402.00001"})
+    (told,), (same,) = (list(merging.contradictions(one, held, "a list")) for one in (other, turned))
+    assert told == same
+    assert "(arxiv 2402.00001, openreview abc)" in told.message

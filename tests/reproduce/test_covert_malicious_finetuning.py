@@ -252,7 +252,7 @@ def test_a_defense_outside_the_loop_starts_from_the_same_first_job(
     method: Method, trained: int, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A repair finds the undefended job, other alignment trains its own, a defense in the loop shares none."""
-    small = Covert(examples=40, batch=8, pairs=8)
+    small = Covert(examples=48, batch=8, pairs=8)
     perform(Run(method=Sft(), attack=small), setting)
     known = set(setting.cache.glob("job-*.safetensors"))
     shared = perform(Run(method=method, attack=small), setting)
