@@ -235,11 +235,11 @@ def test_what_was_before_is_read_off_the_aligned_weights(s: State) -> None:
 def test_cipher_only_is_where_the_second_job_starts(setting: Setting) -> None:
     """The gate is read off the arm without phase II: same first job, trained once, and nothing of phase II."""
     small = Covert(examples=40, batch=8, pairs=8)
-    known = set(setting.cache.glob("job-*.safetensors"))
     both = perform(Run(method=Sft(), attack=small), setting)
+    known = set(setting.cache.glob("job-*.safetensors"))
     alone = perform(Run(method=Sft(), attack=small.arms()["cipher-only"]), setting)
     assert alone["status"] == both["status"] == "ok"
-    assert len(set(setting.cache.glob("job-*.safetensors")) - known) == 1
+    assert set(setting.cache.glob("job-*.safetensors")) == known
     for statistic in ("alignment_loss", "harmful_loss_unseen"):
         assert alone["curves"][statistic] == [both["curves"][statistic][0]] == [alone["mechanisms"][statistic]]
         assert both["mechanisms"][statistic] != alone["mechanisms"][statistic]
