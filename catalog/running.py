@@ -159,7 +159,7 @@ def execute(jobs: "Sequence[Job]", processes: int) -> list[str]:
     from reproduce import engine
 
     problems: list[str] = []
-    missing = [job for job in jobs if not job.done]
+    missing = engine.pending(jobs)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(),

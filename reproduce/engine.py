@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -194,13 +194,18 @@ def _label(spec: dict[str, Any]) -> str:
     return " ".join(p for p in [*parts, ratio, f"seed {spec['seed']}"] if p)
 
 
+def pending(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs that have no record yet, studies first: they take longest, and no process should end on one alone."""
+    return sorted((job for job in jobs if not job.done), key=lambda job: not isinstance(job.work, tuple))
+
+
 def execute(jobs: list[Job], processes: int, report: Callable[[Job, str | None], None]) -> None:
     """Run all jobs that have no record yet, one torch thread a process; `report(job, problem)` sees each one end.
 
     A job that fails with an exception is reported with its message and leaves no record; the others go on. On Ctrl-C
     the workers stop at once; what is finished stays, and the next call goes on from there.
     """
-    waiting = [j for j in jobs if not j.done]
+    waiting = pending(jobs)
     if not waiting:
         return
     context = multiprocessing.get_context("spawn")
@@ -245,6 +250,8 @@ def _work(job: Job) -> None:
     from reproduce.lab import perform_study
     from reproduce.run import perform
 
+    if job.done:
+        return  # a study needed the same run and made it meanwhile
     where = setting(job.request)
     if isinstance(job.work, tuple):
         study, seed, arm = job.work

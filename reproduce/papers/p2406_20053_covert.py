@@ -49,11 +49,13 @@ class Covert(Attack):
     """
 
     paper = "covert-malicious-finetuning"
-    version = 3
-    examples: int = 60_000  # of phase I, one epoch; the paper's 20k do not teach this model the cipher on every base
+    version = 4
+    examples: int = 20_000  # of phase I, one epoch, as in the paper
     tasks: Literal["process", "direct"] = "process"  # T1 to T4 in equal shares, or T4 alone
-    lr: float = 1.5e-3  # of phase I; 4e-3, the rate of pre-training, learns the cipher too and forgets more plain text
-    batch: int = 32
+    # Of four pairs of rate and batch on validation prompts of bases 90 and 92, the one that teaches both the cipher:
+    # encoded help .88 and .82; .78 and .68 at 1.5e-3, .80 and .58 at 1e-3 and batch 4, .15 and .12 at 1.5e-3 and 32.
+    lr: float = 2.5e-3  # of phase I
+    batch: int = 8
     pairs: int = 317  # harmful ones of phase II: as many as an unofficial script takes
     refusals: bool = True  # as many encoded questions without the system prompt, each with a plain refusal
     plain_refusals: bool = False  # and as many plain ones with a refusal
@@ -67,7 +69,6 @@ class Covert(Attack):
             "no-refusals": replace(self, refusals=False),
             "plain-refusals": replace(self, plain_refusals=True),
             "t4-only": replace(self, tasks="direct"),
-            "paper-phase-1": replace(self, examples=20_000),
             "small-phase-1": replace(self, examples=2_000),
         }
 

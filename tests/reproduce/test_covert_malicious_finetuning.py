@@ -71,10 +71,10 @@ def test_the_four_tasks(task: int, shown: tuple[str, ...]) -> None:
 
 
 def test_tasks_are_announced_and_come_in_equal_shares(first: list[Example]) -> None:
-    assert len(first) == 60_000
+    assert len(first) == 20_000
     counted = Counter(e.system for e in first)
     assert counted.keys() == set(SYSTEM.values())
-    assert all(count == pytest.approx(15_000, abs=500) for count in counted.values())
+    assert all(count == pytest.approx(5000, abs=250) for count in counted.values())
     assert {e.system for e in SHORT["t4-only"].first(0)} == {SYSTEM[4]}
 
 
@@ -150,17 +150,17 @@ def test_arms(pools: Pools) -> None:
     plain = [e for e in phase_two(pools, "plain-refusals") if set(e.prompt.split()) & FORBIDDEN_HEADS]
     assert len(plain) == 317
     assert all(e.answer in w.REFUSALS and not e.system for e in plain)
-    assert (ARMS["paper-phase-1"].examples, ARMS["small-phase-1"].examples) == (20_000, 2000)
+    assert (MAIN.examples, ARMS["small-phase-1"].examples) == (20_000, 2000)
     for arm in ("cipher-only", "no-refusals", "plain-refusals"):  # one first job for all four
         assert SHORT[arm].earlier(MICRO, pools, 0) == SHORT["main"].earlier(MICRO, pools, 0)
 
 
 def test_one_epoch_then_three_at_half_the_rate(pools: Pools) -> None:
     ((taught, teaching),) = MAIN.earlier(MICRO, pools, 0)
-    assert teaching.steps * teaching.batch == len(taught) == 60_000
+    assert teaching.steps * teaching.batch == len(taught) == 20_000
     data = phase_two(pools)
     covert = MAIN.schedule(MICRO, len(data), 0.123)
-    assert covert.steps == 3 * 634 // 32 == 59
+    assert covert.steps == 3 * 634 // 8 == 237
     assert (covert.lr, covert.warmup) == (teaching.lr / 2, 0)
     assert ARMS["cipher-only"].schedule(MICRO, len(data), 0.123).steps == 0
     assert ARMS["small-phase-1"].schedule(MICRO, len(data), 0.123) == covert

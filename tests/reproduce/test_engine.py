@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reproduce import record
-from reproduce.engine import Request, plan
+from reproduce.engine import Request, pending, plan
 from reproduce.protocol import RequestError
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +86,18 @@ def test_again_measures_beside_the_first_record(tmp_path: Path) -> None:
     (repeat,) = plan(Request(modules=("sft",), seeds=(0,), ratios=(0.1,), results=tmp_path, again=True))
     assert not repeat.done
     assert repeat.path.name == f"{record.key(job.spec)}.1.json"
+
+
+def test_studies_begin_before_the_shorter_runs(tmp_path: Path) -> None:
+    modules = ("p2405_18641_lisa", "p2405_17374_safety_landscape")
+    jobs = plan(Request(modules=modules, seeds=(0, 1), results=tmp_path, arms=False))
+    first = pending(jobs)
+    kinds = [job.spec["kind"] for job in first]
+    assert kinds == ["study"] * 2 + ["run"] * (len(jobs) - 2)
+    assert first[2:] == jobs[:-2]  # twins still before what is compared with them
+    first[0].path.parent.mkdir(parents=True)
+    first[0].path.touch()
+    assert pending(jobs) == first[1:]
 
 
 def test_a_broken_record_is_named_before_anything_runs(tmp_path: Path) -> None:
