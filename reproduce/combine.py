@@ -35,6 +35,11 @@ class Combination(Method):
         return "+".join(p.paper for p in self.parts)
 
     @property
+    def version(self) -> int:  # type: ignore[override]
+        """Grows with that of any part, so that records of an earlier one are superseded."""
+        return sum(p.version for p in self.parts)
+
+    @property
     def stage(self) -> Stage | None:  # type: ignore[override]
         """That of the part that acts last: it decides what an attacker who owns the loop takes away."""
         return max((p.stage for p in self.parts if p.stage), key=list(Stage).index, default=None)

@@ -12,7 +12,7 @@ from reproduce.papers.p2402_01109_vaccine import Vaccine
 from reproduce.papers.p2405_16833_safe_lora import SafeLora
 from reproduce.papers.p2405_18641_lisa import Lisa
 from reproduce.protocol import RequestError
-from reproduce.run import Run, Setting, perform, source_digest
+from reproduce.run import Run, Setting, perform, run_spec, source_digest
 from reproduce.state import Batch, State
 
 BOTH = Combination(parts=(Vaccine(rho=1.0), Lisa(rho=1.0)))
@@ -46,6 +46,16 @@ def test_names_and_configuration_are_those_of_the_parts() -> None:
         "parts": [Vaccine(rho=1.0).configuration(), Lisa(rho=1.0).configuration()],
     }
     assert BOTH.stage is Stage.FINE_TUNING
+
+
+def test_a_new_version_of_a_part_supersedes_the_records_of_the_combination(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(method=Combination(parts=(Lisa(), SafeLora())))
+    before = run_spec(run, setting)
+    assert before["version"] == Lisa.version + SafeLora.version
+    monkeypatch.setattr(Lisa, "version", Lisa.version + 1)
+    assert run_spec(run, setting) == {**before, "version": before["version"] + 1}
 
 
 def test_a_combination_with_parts_that_do_nothing_is_its_one_acting_part(setting: Setting) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from reproduce import find, record
 from reproduce.api import Method, Stage
+from reproduce.papers.p2406_20053_covert import Covert
 
 TUNING = Path(record.__file__).parent / "tuning"
 BUDGET = 4  # values
@@ -38,6 +39,19 @@ def test_default_is_the_winner_of_four_values_on_two_unreported_bases(method: Me
     assert len(scores) == BUDGET
     assert all(seeds.keys() == BASES for seeds in scores.values())
     assert max(scores, key=lambda v: (mean(scores[v].values()), -v)) == getattr(method, method.knob)
+
+
+def test_rate_and_batch_of_the_cipher_are_the_only_ones_that_teach_it_on_both_bases() -> None:
+    default, shares = Covert(), defaultdict[tuple[float, int], dict[int, float]](dict)
+    for run in record.read(TUNING):
+        spec = run["spec"]
+        attack = spec["attack"]
+        if spec["paper"] == default.paper and (attack["examples"], attack["epochs"]) == (default.examples, 0):
+            assert spec["split"] == "validation"
+            shares[attack["lr"], attack["batch"]][spec["seed"]] = run["mechanisms"]["encoded_share_of_plain"]
+    assert len(shares) == BUDGET
+    assert all(seeds.keys() == BASES for seeds in shares.values())
+    assert [pair for pair, seeds in shares.items() if min(seeds.values()) >= 0.8] == [(default.lr, default.batch)]
 
 
 def test_tuning_records_are_intact() -> None:
