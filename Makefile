@@ -38,10 +38,10 @@ format: setup
 	$(HFT) fmt
 
 results: setup  ## measure what has no record yet: default grid, harder attacks, controls, sweeps, combinations
-	$(HFT) run --all --main
-	$(HFT) run --all --type defense --main --attack strong,steps-300,steps-600,lora
 	$(HFT) run --all
-	$(HFT) run --all --type defense --stage post-fine-tuning --attack strong
+	$(HFT) run --all --type defense --attack strong,steps-300,steps-600,lora
+	$(HFT) run --all --arms
+	$(HFT) run --all --arms --type defense --stage post-fine-tuning --attack strong
 	$(HFT) run --all --type defense --stage alignment,fine-tuning --sweep --seeds 3
 	$(HFT) run --all --type defense --stage post-fine-tuning --sweep --seeds 3 --attack strong
 	$(HFT) run ldifs safety-tuned-llamas ptst shallow-vs-deep --ratios 0  # claims on ablations without harmful data

@@ -101,12 +101,14 @@ class Cell:
 def cells(records: Iterable[Record]) -> list[Cell]:
     """Group run records into cells with intervals, each paired with its SFT twin where one exists.
 
-    Only the newest version of an arm counts. Of records that repeat a run on the same base the first stands; on
-    another base it is a replicate of its own. Sorted by paper, arm and condition.
+    Only the newest version of a paper's module counts. Of records that repeat a run on the same base the first stands;
+    on another base it is a replicate of its own. Sorted by paper, arm and condition.
     """
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in newest(record for record in records if record["spec"]["kind"] == "run"):
+    for record in newest(records):
         spec = record["spec"]
+        if spec["kind"] != "run":
+            continue
         who = [spec[name] for name in ("paper", "arm", "version", "method")] + [spec.get("method_arm")]
         groups[canonical([*who, condition(spec)])].append(record)
     found = [_cell(groups[key]) for key in sorted(groups)]
@@ -151,25 +153,28 @@ def replicate(record: Record) -> Replicate:
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
-    """Drop superseded versions and repeats of a key on the same base."""
+    """Drop superseded records and repeats of a key on the same base.
+
+    A record is superseded once its paper has one of a higher version on the same testbed and protocol, whatever the
+    arm; a defense under another paper's attack also once either of the two has.
+    """
     first: dict[tuple[str, Replicate], Record] = {}
     for record in sorted(records, key=lambda record: (record["made"], record["key"])):
         first.setdefault((record["key"], replicate(record)), record)
-    latest: dict[tuple[str, ...], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    latest: dict[tuple[str, ...], int] = defaultdict(int)
     for record in first.values():
-        latest[_line(record)] = max(latest[_line(record)], _version(record))
-    return [record for record in first.values() if _version(record) == latest[_line(record)]]
+        for owner, version in _versions(record).items():
+            latest[owner] = max(latest[owner], version)
+    return [r for r in first.values() if all(version == latest[owner] for owner, version in _versions(r).items())]
 
 
-def _line(record: Record) -> tuple[str, ...]:
+def _versions(record: Record) -> dict[tuple[str, ...], int]:
+    """Version of the paper whose record it is, and of a defense under its attack."""
     spec = record["spec"]
-    borrower = spec["method"]["paper"] if "method_arm" in spec else ""
-    return spec["testbed"], spec["protocol"], spec["paper"], spec["arm"], borrower, spec.get("method_arm", "")
-
-
-def _version(record: Record) -> tuple[int, int]:
-    """Of the paper whose record it is, and of a defense under its attack."""
-    return record["spec"]["version"], record["spec"].get("method_version", 0)
+    found = {spec["paper"]: spec["version"]}
+    if "method_version" in spec:
+        found[spec["method"]["paper"]] = spec["method_version"]
+    return {(spec["testbed"], spec["protocol"], paper): version for paper, version in found.items()}
 
 
 def _cell(group: list[Record]) -> Cell:

@@ -1,6 +1,6 @@
 """`hft run` and `hft results` between the catalogue and the harness: names to modules, progress, the measured table."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -19,7 +19,7 @@ from reproduce.protocol import MODES, RequestError
 from reproduce.testbeds import protocol_of
 
 if TYPE_CHECKING:
-    from reproduce.engine import Job, Request
+    from reproduce.engine import Arms, Job, Request
 
 SPLITS = ("test", "validation")
 
@@ -54,13 +54,22 @@ def module_of(text: str, papers: Sequence[Paper]) -> str:
     return paper.reproduction.module
 
 
-def either(names: Sequence[str] | None, every: bool, types: str, stages: str) -> None:
-    """Refuse names beside --all, and --type or --stage without it, rather than drop one of them in silence."""
+def either(names: Sequence[str] | None, every: bool, only_all: Mapping[str, str | bool]) -> None:
+    """Refuse names beside --all, and the options that go only with it, rather than drop one of them in silence."""
     if names and every:
         raise UsageError("give papers or --all, not both")
-    for option, chosen in (("--type", types), ("--stage", stages)):
+    for option, chosen in only_all.items():
         if chosen and not every:
-            raise UsageError(f"{option} {chosen}: goes with --all")
+            raise UsageError(f"{option}{'' if chosen is True else f' {chosen}'}: goes with --all")
+
+
+def arms(every: bool, whole: bool, main: bool) -> "Arms":
+    """What --all, --arms and --main ask for: a paper by its id comes with all its arms, --all is the default grid."""
+    if whole and main:
+        raise UsageError("give --arms or --main, not both")
+    if main:
+        return "main"
+    return "grid" if every and not whole else "all"
 
 
 def all_modules(papers: Iterable[Paper], types: str, stages: str) -> list[str]:

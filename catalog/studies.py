@@ -83,7 +83,7 @@ def figures(records: Iterable[Record]) -> list[Figure]:
 def failed(records: Iterable[Record]) -> dict[str, tuple[Failure, ...]]:
     """Studies that gave no findings, by paper."""
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in newest(record for record in records if record["spec"]["kind"] == "study"):
+    for record in _newest(records):
         groups[record["spec"]["paper"]].append(record)
     return {paper: failed for paper, group in groups.items() if (failed := failures(group))}
 
@@ -96,7 +96,7 @@ def _over_seeds(values: list[float | None]) -> Estimate | None:
 def _study_parts(records: Iterable[Record], part: str) -> list[tuple[Mapping[str, Any], str, tuple[Record, ...]]]:
     """Spec, name and records of each finding or figure that any fine study record holds."""
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in newest(record for record in records if record["spec"]["kind"] == "study"):
+    for record in _newest(records):
         spec = record["spec"]
         groups[canonical([spec["paper"], spec["arm"], spec["study"], condition(spec)])].append(record)
     parts = []
@@ -106,3 +106,7 @@ def _study_parts(records: Iterable[Record], part: str) -> list[tuple[Mapping[str
             having = tuple(record for record in good if name in (record.get(part) or {}))
             parts.append((having[0]["spec"], name, having))
     return parts
+
+
+def _newest(records: Iterable[Record]) -> list[Record]:
+    return [record for record in newest(records) if record["spec"]["kind"] == "study"]

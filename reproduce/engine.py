@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from reproduce import find, record
 from reproduce.protocol import Mode, RequestError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_RATIO = 0.1
 
+Arms = Literal["all", "grid", "main"]
+"""All that is in a module; of defenses no ablations, controls and studies beside them; one arm of each module."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -30,7 +33,7 @@ class Request:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     ratios: tuple[float, ...] | None = None  # None: those of each condition
     attacks: tuple[str, ...] = ("graded",)  # conditions by name, or a paper's attack as MODULE:ARM
-    arms: bool = True  # False: only each module's main configuration, and no study that stands beside a method
+    arms: Arms = "all"
     sweep: bool = False  # instead of arms: each defense at every value of its knob
     fields: dict[str, str] = field(default_factory=dict)  # --set name=value
     n: int | None = None
@@ -101,11 +104,13 @@ def _place(spec: dict[str, Any], request: Request, base: str | None) -> Path:
 
 
 def _works(request: Request, where: "Setting") -> Iterator[Any]:
-    from reproduce.api import Attack, Study
+    from reproduce.api import Attack, Method, Study
 
     for name in request.modules:
-        for default in _load(name) if request.arms else _load(name)[:1]:
-            for arm, configured in _arms(default, request).items():
+        modules = _load(name)
+        whole = request.arms == "all" or (request.arms == "grid" and not isinstance(modules[0], Method))
+        for default in modules if whole else modules[:1]:
+            for arm, configured in _arms(default, request, whole=whole).items():
                 if isinstance(configured, Study):
                     yield from ((configured, seed, arm) for seed in request.seeds)
                 elif isinstance(configured, Attack):
@@ -125,7 +130,7 @@ def _load(name: str) -> list[Any]:
     return [baselines[name]] if name in baselines else find.load_all(name)
 
 
-def _arms(default: Any, request: Request) -> dict[str, Any]:
+def _arms(default: Any, request: Request, *, whole: bool) -> dict[str, Any]:
     from reproduce.api import Method, with_fields
 
     if request.fields:
@@ -134,7 +139,7 @@ def _arms(default: Any, request: Request) -> dict[str, Any]:
     if request.sweep:
         return default.sweep() if isinstance(default, Method) else {}
     arms: dict[str, Any] = default.arms()
-    return arms if request.arms else dict([next(iter(arms.items()))])
+    return arms if whole else dict([next(iter(arms.items()))])
 
 
 def _attack_runs(request: Request, attack: Any, arm: str) -> "Iterator[Run]":

@@ -16,7 +16,7 @@ def run(
     papers_: Annotated[
         list[str] | None, typer.Argument(metavar="ID", help="Slugs, arXiv ids, URLs, sft, non-aligned.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every module and both baselines.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every module and both baselines: the default grid.")] = False,
     kinds: Annotated[str, typer.Option("--type", help="With --all: only these types, as in attack,defense.")] = "",
     stages: Annotated[str, typer.Option("--stage", help="With --all: only defenses of these stages.")] = "",
     testbed: Annotated[str, typer.Option(help="micro, or hub:PATH for a local Hugging Face model.")] = "micro",
@@ -35,10 +35,11 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a field of the module.")
     ] = None,
-    main: Annotated[
+    arms: Annotated[
         bool,
-        typer.Option("--main", help="Only the main configuration: no ablations, controls, studies beside a method."),
+        typer.Option("--arms", help="With --all: also ablations and controls of defenses, studies beside them."),
     ] = False,
+    main: Annotated[bool, typer.Option("--main", help="Only the main configuration of each module.")] = False,
     sweep: Annotated[bool, typer.Option("--sweep", help="Each defense at every value of its main knob.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes [default: one per core].")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -55,13 +56,13 @@ def run(
 
     with refusals(), running.usage_errors():
         entries = papers.load(root() / papers.FILE)[1]
-        running.either(papers_, every, kinds, stages)
+        running.either(papers_, every, {"--type": kinds, "--stage": stages, "--arms": arms})
         asked = [running.module_of(t, entries) for t in papers_ or []]
         names = running.all_modules(entries, kinds, stages) if every else asked
         request = running.request(
             names, testbed=testbed, seeds=seeds, ratios=ratios, attack=attack, task=task, n=n, mode=mode,
-            fields=settings or [], arms=not main, sweep=sweep, papers=entries, device=device, dtype=dtype,
-            split=split, again=again, results=results,
+            fields=settings or [], arms=running.arms(every, arms, main), sweep=sweep, papers=entries, device=device,
+            dtype=dtype, split=split, again=again, results=results,
         )  # fmt: skip
         planned = running.plan(request)
     if dry_run:

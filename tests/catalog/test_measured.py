@@ -92,10 +92,22 @@ def test_arms_settings_and_ratios_are_not_mixed():
     assert [cell.seeds for cell in measured.cells(records)] == [1, 1, 1, 1]
 
 
-def test_a_new_version_replaces_the_old_one_of_its_arm():
-    records = [record("1111", paper="guard"), record("0000", paper="guard", version=2)]
-    (cell,) = measured.cells(records)
-    assert (cell.version, cell.metrics["harmful"].value) == (2, 0)
+def test_a_new_version_replaces_all_arms_of_the_old_one():
+    old = [record("1111", paper="guard"), record("1111", paper="guard", arm="retired"), record()]
+    found = measured.cells([*old, record("0000", paper="guard", version=2)])
+    assert [(cell.paper, cell.version) for cell in found] == [("guard", 2), ("sft", 1)]
+    assert only(found, "guard").metrics["harmful"].value == 0
+
+
+def test_a_defense_under_another_papers_attack_stands_as_long_as_both_are_the_newest():
+    moth = {"paper": "moth", "arm": "explicit", "attack": {"paper": "moth", "level": "explicit"}, "ratio": None}
+    under = [record(**moth, method={"paper": who}, method_version=1) for who in ("guard", "wall")]
+    bare, wall = record(**moth, method={"paper": "sft"}), record(paper="wall", version=2)
+    assert measured.newest([*under, bare, wall]) == [under[0], bare, wall]
+    rewritten = record(**moth | {"version": 2}, method={"paper": "sft"})
+    assert measured.newest([*under, bare, rewritten]) == [rewritten]
+    elsewhere = record(paper="wall", version=2, testbed="hub")
+    assert len(measured.newest([*under, elsewhere])) == 3  # another testbed says nothing of this one
 
 
 def test_a_repeat_on_the_same_base_is_not_another_replicate():
@@ -166,6 +178,11 @@ def test_findings_and_figures_are_means_over_seeds():
     assert (finding.estimate.value, finding.estimate.seeds, finding.unit) == (75.0, 2, "points")
     (figure,) = studies.figures(records)
     assert figure.y == {"line": [75.0, 0.0]}
+
+
+def test_a_new_version_replaces_the_studies_of_the_old_one():
+    other = record(paper="map", version=2)
+    assert studies.findings([study(0, 70.0), other]) == studies.figures([study(0, 70.0), other]) == []
 
 
 def test_a_failed_study_is_known_by_its_reason():

@@ -40,6 +40,18 @@ def test_a_dry_run_names_the_committed_records() -> None:
     assert all(job["done"] for job in planned("vaccine"))
 
 
+def test_all_is_the_default_grid_and_arms_go_on_request() -> None:
+    def labels(*words: str) -> set[str]:
+        done = hft("run", *words, "--dry-run", "--json", "--seeds", "1", "--ratios", "0.1")
+        return {job["label"] for job in json.loads(done.stdout)}
+
+    grid = labels("--all", "--type", "defense")
+    assert grid == labels("--all", "--type", "defense", "--main")
+    assert labels("lisa") <= labels("--all", "--type", "defense", "--arms")
+    assert grid & labels("lisa") == labels("lisa", "--main")  # a paper by its id comes with all its arms
+    assert labels("qi-finetuning-compromises") <= labels("--all", "--type", "attack")
+
+
 @pytest.mark.parametrize(("seeds", "chosen"), [("2", {0, 1}), ("2,", {2}), ("0,3", {0, 3})])
 def test_seeds_are_counted_or_named(seeds: str, chosen: set[int]) -> None:
     done = hft("run", "vaccine", "--dry-run", "--json", "--seeds", seeds, "--ratios", "0.1", "--main")
@@ -67,6 +79,8 @@ def test_seeds_are_counted_or_named(seeds: str, chosen: set[int]) -> None:
         (["vaccine+vaccine"], "both need aligner"),
         (["vaccine+nothing"], "nothing"),
         (["vaccine", "--stage", "alignment"], "--stage alignment: goes with --all"),
+        (["vaccine", "--arms"], "--arms: goes with --all"),
+        (["--all", "--arms", "--main"], "give --arms or --main, not both"),
         (["--all", "--stage", "aligment"], "did you mean 'alignment'"),
         (["--all", "--type", "defence"], "did you mean 'defense'"),
     ],

@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from reproduce import record
-from reproduce.engine import Request, pending, plan
+from reproduce.baselines import CONDITIONS
+from reproduce.engine import Arms, Request, pending, plan
+from reproduce.find import load
 from reproduce.protocol import RequestError
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +93,7 @@ def test_again_measures_beside_the_first_record(tmp_path: Path) -> None:
 
 def test_studies_begin_before_the_shorter_runs(tmp_path: Path) -> None:
     modules = ("p2405_18641_lisa", "p2405_17374_safety_landscape")
-    jobs = plan(Request(modules=modules, seeds=(0, 1), results=tmp_path, arms=False))
+    jobs = plan(Request(modules=modules, seeds=(0, 1), results=tmp_path, arms="main"))
     first = pending(jobs)
     kinds = [job.spec["kind"] for job in first]
     assert kinds == ["study"] * 2 + ["run"] * (len(jobs) - 2)
@@ -116,7 +119,7 @@ def test_every_defense_run_has_its_undefended_twin() -> None:
             seeds=(0, 1),
             ratios=(0.0, 0.1),
             attacks=("graded", "strong"),
-            arms=False,
+            arms="main",
         )
     )
     twins = [j.spec for j in jobs if j.spec["paper"] == "sft"]
@@ -128,9 +131,30 @@ def test_every_defense_run_has_its_undefended_twin() -> None:
     }
 
 
+def test_the_grid_has_every_arm_of_an_attack_and_the_main_one_of_a_defense() -> None:
+    modules = ("p2310_03693_qi", "p2405_16833_safe_lora")
+    specs = {
+        arms: [job.spec for job in plan(Request(modules=modules, seeds=(0,), arms=arms))] for arms in get_args(Arms)
+    }
+    found = {
+        arms: {(spec["kind"], spec["paper"], spec["arm"]) for spec in made if spec["paper"] != "sft"}
+        for arms, made in specs.items()
+    }
+    attack, defense = load(modules[0]), load(modules[1])
+    main = {("run", attack.paper, next(iter(attack.arms()))), ("run", defense.paper, "main")}
+    assert found["main"] == main
+    assert found["grid"] == main | {("run", attack.paper, arm) for arm in attack.arms()}
+    beside = {(kind, paper, arm) for kind, paper, arm in found["all"] - found["grid"]}
+    assert {paper for _, paper, _ in beside} == {defense.paper}
+    assert beside >= {("run", defense.paper, arm) for arm in defense.arms() if arm != "main"}
+    assert any(kind == "study" for kind, _, _ in beside)
+    ratios = [spec["ratio"] for spec in specs["grid"] if spec["paper"] == defense.paper]
+    assert ratios == list(CONDITIONS["graded"].ratios)
+
+
 def test_records_already_there_are_shared_between_papers() -> None:
     one = {j.path for j in plan(Request(modules=("p2402_01109_vaccine",), seeds=(0,), ratios=(0.1,)))}
-    two = {j.path for j in plan(Request(modules=("p2405_18641_lisa",), seeds=(0,), ratios=(0.1,), arms=False))}
+    two = {j.path for j in plan(Request(modules=("p2405_18641_lisa",), seeds=(0,), ratios=(0.1,), arms="main"))}
     assert len(one & two) == 1
 
 
