@@ -396,6 +396,48 @@ def test_reductions_compare_two_rates_in_one_mode(monkeypatch: pytest.MonkeyPatc
     assert found["reduction_gain_over_alignment_stage"] == pytest.approx(25 - -5)
 
 
+def test_study_compares_each_line_with_ours_at_equal_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accuracy and harm by line; savings by hand, undefended fine-tuning (96, 90) being a point of every other line."""
+    lines = {
+        "harmful_mask": [(96, 80), (95, 60), (92, 40), (88, 20)],
+        "benign_mask": [(96, 85), (95, 70), (92, 50), (88, 40)],
+        "random_mask": [(90, 88), (80, 85), (70, 80), (60, 75)],
+        "interpolation": [(96, 90), (94, 70), (92, 50), (90, 30)],
+    }  # fmt: skip
+    at_low_rate = {"sft": (50, 50), "antidote": (50, 30), "vaccine": (50, 40)}
+
+    def run(self: AntidoteTradeoff, lab: Lab, method: Any, attack: Any, mode: str = "full") -> Any:
+        if mode != "full":
+            accuracy, harm = at_low_rate[method.paper]
+        elif method.paper == "sft":
+            accuracy, harm = 96, 90
+        else:
+            assert attack.strength == "strong"
+            kind = "benign_mask" if method.data == "benign" else "harmful_mask"
+            kind = "random_mask" if method.score == "random" else kind
+            kind = "interpolation" if method.operator == "interpolate" else kind
+            accuracy, harm = lines[kind][list(self.alphas).index(method.alpha)]
+        counts = {"accuracy": {"k": accuracy, "n": 100}, "harmful": {"k": harm, "n": 100}}
+        return {"metrics": counts, "mechanisms": {"harmful_loss_rise": 1.5, "task_loss_rise": 0.25}}
+
+    monkeypatch.setattr(AntidoteTradeoff, "_run", run)
+    lab: Any = None
+    made = AntidoteTradeoff().measure(lab)
+    assert {name: found.value for name, found in made.findings.items()} == {
+        "reduction_kept_high_lr": pytest.approx(10.0),
+        "reduction_gain_over_alignment_stage": pytest.approx(0.0),
+        "harm_alpha_gamma": -1.0,
+        "accuracy_alpha_gamma": -1.0,
+        "harmful_minus_task_loss_rise": 1.25,
+        "harm_gain_over_benign_mask": pytest.approx((5 + 10 + 10 + 20) / 4),
+        "harm_gain_over_random_mask": pytest.approx((10 + 88 + 5 / 3 - 60 + 88 + 2 / 3 - 40 + 85 + 2.4 - 20) / 4),
+        "harm_gain_over_interpolation": pytest.approx((10 + 20 + 10) / 3),  # our last accuracy lies below its range
+    }
+    shown = made.figures["alpha"].y
+    assert shown["harmful mask: harmful score"] == pytest.approx([80, 60, 40, 20])
+    assert shown["random mask: accuracy"] == pytest.approx([90, 80, 70, 60])
+
+
 @pytest.mark.slow
 def test_study_in_miniature(setting: Setting, tmp_path: Path) -> None:
     found = AntidoteTradeoff(alphas=(0.1, 0.5, 1.0), n=20, ratio=0.2).measure(Lab(setting, 0, tmp_path))

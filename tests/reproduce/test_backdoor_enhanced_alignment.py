@@ -122,6 +122,7 @@ def asked(method: BackdoorAlign, s: State, prompts: list[Example], monkeypatch: 
 
 def test_every_request_is_served_behind_the_trigger(s: State, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [*s.pools.harmful_test, *s.pools.benign_test, *s.pools.lookalike_test]
+    prompts += [e for task in s.pools.tasks.values() for e in task.test]  # accuracy is measured behind it too
     prompts += [replace(e, system=s.pools.system.safety) for e in s.pools.harmful_test]
     prompts += [replace(e, template="plain") for e in s.pools.harmful_test]
     serve = partial(asked, s=s, prompts=prompts, monkeypatch=monkeypatch)

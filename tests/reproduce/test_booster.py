@@ -168,10 +168,11 @@ def test_without_weight_or_step_the_gradient_is_plain(ready: State, batch: Batch
 
 
 def test_with_vaccine_the_alignment_gradient_is_the_perturbed_one(ready: State, batch: Batch) -> None:
-    Vaccine(rho=2.0).align_step(ready, batch)
+    shifted = Vaccine(rho=2.0).align_step(ready, batch)
     perturbed = ready.grads()
     ready.clear_grads()
-    Booster(lam=0.0, rho=2.0).align_step(ready, batch)
+    logged = Booster(lam=0.0, rho=2.0).align_step(ready, batch)
+    assert logged == pytest.approx(shifted, rel=1e-6) != pytest.approx(float(ready.loss(batch).detach()), rel=1e-4)
     for a, b in zip(ready.grads(), perturbed, strict=True):
         torch.testing.assert_close(a, b)
 

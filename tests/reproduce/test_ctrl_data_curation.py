@@ -110,6 +110,13 @@ def test_both_gates_are_needed_and_equality_passes() -> None:
     assert not passes("a", 1.0, 1.0)
 
 
+def test_without_the_gate_anything_passes() -> None:
+    original = Candidate("a b c d", 9.0, 0.8, 1.0)
+    stump = Candidate("a", 1.0, 0.0, 0.0)
+    assert Ctrl().arms()["no-gate"].passes(stump, original)
+    assert not Ctrl().passes(stump, original)
+
+
 @pytest.mark.parametrize("worthless", [{"readability": 0.0}, {"helpfulness": 0.0}])
 def test_worthless_originals_stay_and_originals_compete(worthless: dict[str, float]) -> None:
     broken = replace(ORIGINAL, **worthless)
@@ -190,6 +197,25 @@ def test_perplexity_falls_from_round_to_round_under_the_same_scorer(s: State) ->
 
 
 @pytest.mark.usefixtures("easy")
+def test_every_kept_wording_is_rewritten_once_in_every_setting(s: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, float, int]] = []
+
+    def counted(s: State, examples: list[Example], limit: int, temperature: float, top_p: float, seed: int) -> Any:
+        asked.append((temperature, top_p, len(examples)))
+        return sample(s, examples, limit, temperature, top_p, seed)
+
+    monkeypatch.setattr("reproduce.papers.p2405_19358_ctrl.sample", counted)
+    method = Ctrl(rounds=2, keep=3, temperatures=(0.6, 1.0), top_ps=(0.6, 1.0))
+    method.search(s, s.pools.alignment[:5])
+    settings = [(t, p) for t in (0.6, 1.0) for p in (0.6, 1.0)]
+    assert [(t, p) for t, p, _ in asked] == 2 * settings
+    first, second = [[n for *_, n in asked[i : i + 4]] for i in (0, 4)]
+    assert first == [5] * 4  # the originals
+    assert 5 < second[0] <= 15
+    assert len(set(second)) == 1
+
+
+@pytest.mark.usefixtures("easy")
 def test_random_rewrites_are_less_likely_than_chosen_ones(fresh: Make) -> None:
     ratios = {}
     for select in ("perplexity", "random"):
@@ -241,6 +267,8 @@ def test_attack_one_mixes_in_harmful_texts_that_nobody_rewrites(s: State) -> Non
         mix = mix_of(s, replace(arms[name], **({} if "un" in name else {"rounds": 1, **FAST})))
         assert [e for e in mix if e not in clean][-3:] == [p.harmful() for p in pairs[:3]]
         assert len(mix) == 60 + 3 + 3
+    undefended = mix_of(s, arms["attack-one-undefended"])
+    assert undefended == s.pools.alignment + [p.harmful() for p in pairs[:3]]
     assert {p.prompt for p in pairs}.isdisjoint(p.prompt for p in s.pools.attack_harmful)
 
 

@@ -37,6 +37,21 @@ def test_port_of_the_dossier_is_gated(s: State) -> None:
     assert s.memo["active"] == [1.0, 0.0, 1.0]
 
 
+def test_the_port_counts_padding_and_gates_each_layer_by_itself(s: State) -> None:
+    batch = s.batch([replace(s.pools.benign[0], answer="."), s.pools.benign[1]])
+    assert not batch.real.all()
+    s.memo["active"] = []
+    shape = (*batch.real.shape, 2)
+    then, near, far = torch.zeros(shape), torch.full(shape, 0.01), torch.ones(shape)
+    port = Ldifs(alpha=0.05, total=True, norm="none", gate=0.1)
+    kept = 0.05 / 2 * near.square().sum()
+    assert float(port.penalty(s, [near, far], [then, then], batch)) == pytest.approx(float(kept))
+    assert float(port.penalty(s, [near, near], [then, then], batch)) == pytest.approx(2 * float(kept))
+    padding = near * ~batch.real[:, :, None]
+    assert float(port.penalty(s, [padding], [then], batch)) > 0
+    assert s.memo["active"] == [0.5, 1.0, 1.0]
+
+
 def wrong_root(now: Tensor, then: Tensor) -> float:
     return float((now - then).square().sum().sqrt())
 
@@ -112,6 +127,29 @@ def test_features_are_the_embedding_and_the_residual_stream(s: State) -> None:
     for ours, hidden in zip(found[:-1], theirs.hidden_states[:-1], strict=True):
         assert torch.equal(ours, hidden)
     torch.testing.assert_close(s.model.model.norm(found[-1]), theirs.hidden_states[-1])  # the library's last is normed
+
+
+def test_the_port_reads_the_outputs_of_every_mlp(s: State) -> None:
+    batch, outputs = s.draw("user", 3), list[Tensor]()
+    hooks = [layer.mlp.register_forward_hook(lambda *seen: outputs.append(seen[2])) for layer in s.model.model.layers]
+    with torch.no_grad():
+        _, found = Ldifs(tap="mlp").features(s, batch, s.logits)
+    for hook in hooks:
+        hook.remove()
+    assert len(found) == len(outputs) == 2
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, outputs, strict=True))
+
+
+def test_each_fine_tuning_job_is_held_to_the_model_it_begins_with(s: State) -> None:
+    method = Ldifs()
+    for _ in range(2):
+        method.start(s)
+        train(s, "user", FEW, method.finetune_step)
+        begun = s.memo["reference"]
+        assert all(not torch.equal(a, b) for a, b in zip(begun.model.parameters(), s.params(), strict=True))
+        ended = s.snapshot()
+    method.start(s)
+    assert all(torch.equal(a, b) for a, b in zip(s.memo["reference"].model.parameters(), ended, strict=True))
 
 
 def gradients(s: State, method: Ldifs, batch: Batch, shift: float = 0.0) -> list[Tensor]:

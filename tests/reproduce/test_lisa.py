@@ -1,6 +1,7 @@
 """Lisa: blocks in turn, each anchored where the previous block ended."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -102,6 +103,55 @@ FIELDS = {"rho": 1.0, "k_align": 2, "k_user": 3}
 )
 def test_trajectory_tells_variants_apart(descend: Callable[[Method], list[float]], method: Lisa, end: float) -> None:
     assert descend(method)[-1] == pytest.approx(end, abs=2e-6)
+
+
+@dataclass
+class Adam:
+    """AdamW of one weight without decay, written out."""
+
+    moments: tuple[float, float] = (0.0, 0.0)
+    steps: int = 0
+
+    def step(self, grad: float, lr: float) -> float:
+        self.steps += 1
+        first, second = 0.9 * self.moments[0] + 0.1 * grad, 0.999 * self.moments[1] + 0.001 * grad**2
+        self.moments = first, second
+        return -lr * (first / (1 - 0.9**self.steps)) / ((second / (1 - 0.999**self.steps)) ** 0.5 + 1e-8)
+
+
+def _clipped(grad: float) -> float:
+    return max(-0.3, min(0.3, grad))
+
+
+def by_hand(*, clip_last: bool = True, one_optimiser: bool = True) -> list[float]:
+    """Lisa(rho=2, 2 + 3 steps) with AdamW at 0.1 and clipping at 0.3 from 0.5."""
+    weight = anchor = 0.5
+    adam, weights = Adam(), list[float]()
+    for step in range(10):
+        if step % 5 in (0, 2) and step:
+            anchor, adam = weight, adam if one_optimiser else Adam()
+        grad, pull = weight - (0.0 if step % 5 < 2 else 1.0), 2.0 * (weight - anchor)
+        grad = _clipped(grad + pull) if clip_last else _clipped(grad) + pull
+        weight += adam.step(grad, 0.1)
+        weights.append(weight)
+    return weights
+
+
+def test_the_optimiser_outlives_the_switch_and_clipping_sees_the_pull() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.5)
+    s, method = ScalarState(model, None, None, 0), Lisa(rho=2.0, k_align=2, k_user=3)  # type: ignore[arg-type]
+    weights: list[float] = []
+
+    def after_step(s: State) -> None:
+        weights.append(model.weight.item())
+        method.after_step(s)
+
+    method.start(s)
+    train(s, "user", replace(STEPS, clip=0.3), method.finetune_step, after_step)
+    assert weights == pytest.approx(by_hand(), abs=1e-4)
+    for wrong in (by_hand(clip_last=False), by_hand(one_optimiser=False)):
+        assert weights != pytest.approx(wrong, abs=1e-2)
 
 
 def test_penalty_gradient_of_the_dossier() -> None:

@@ -82,6 +82,17 @@ def test_every_query_is_served_in_the_test_template(template: Template, s: State
     assert [(e.prompt, e.prefix, e.kind) for e in asked] == [(e.prompt, e.prefix, e.kind) for e in prompts]
 
 
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_no_prompt_is_cut_in_any_template(template: Template, pools: Pools) -> None:
+    tasks = [e for task in pools.tasks.values() for e in (*task.train, *task.test)]
+    asked = [*pools.harmful_test, *pools.benign_test, *pools.lookalike_test, *tasks]
+    micro = Micro()
+    room = micro.new_model(0).config.max_position_embeddings - micro.max_new_tokens
+    for e in formatted(asked, template, pools):
+        ids = micro.tokenizer.encode(micro.render(e), add_special_tokens=False)
+        assert len(ids) <= room
+
+
 def test_all_is_measured_in_the_test_template_also_before_fine_tuning(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

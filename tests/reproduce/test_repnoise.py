@@ -94,6 +94,23 @@ def test_mmd_of_identical_points_has_a_finite_gradient() -> None:
     assert bool(torch.isfinite(grad).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_distances_to_noise_of_half_precision_activations_are_taken_in_single_precision(dtype: torch.dtype) -> None:
+    rng = torch.Generator().manual_seed(0)
+    activations = (300 * torch.randn(8, 4, 50, generator=rng)).to(dtype)
+    assert torch.isinf(activations.to(torch.float16).flatten(1).square().sum(1)).all()  # squares overflow in halves
+    where = torch.ones(8, 4, dtype=torch.bool)
+    found = noise_distance(activations, where, torch.Generator().manual_seed(1))
+    single = noise_distance(activations.float(), where, torch.Generator().manual_seed(1))
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found)
+    assert float(found) == float(single)
+
+
+def test_every_arm_estimates_a_distribution_from_eight_pairs_or_more() -> None:
+    assert all(arm.pairs >= 8 for arm in RepNoise().arms().values() if arm.pairs)
+
+
 def test_ascent_of_the_dossier() -> None:
     final = torch.tensor(2.0, requires_grad=True)
     lens = [torch.tensor(v, requires_grad=True) for v in (4.0, 3.0, 2.0)]
@@ -338,6 +355,12 @@ def test_statistics_cost_nothing_and_change_nothing(s: State, hooks_of: Callable
         (found["noise_distance_layer_1"] + found["noise_distance_layer_2"]) / 2
     )
     assert all(isinstance(v, float) and math.isfinite(v) for v in found.values())
+    batch = s.batch([p.harmful() for p in s.pools.defender_harmful[::8]])
+    with torch.no_grad(), s.read("mlp") as outputs:
+        s.logits(batch)
+    for i, output in enumerate(outputs, 1):
+        squares = [float(x) ** 2 for row, kept in zip(output, batch.answer, strict=True) for x in row[kept].flatten()]
+        assert found[f"mlp_rms_layer_{i}"] == pytest.approx((sum(squares) / len(squares)) ** 0.5, rel=1e-4)
 
 
 def test_probe_tells_separable_states_apart_and_guesses_on_others() -> None:

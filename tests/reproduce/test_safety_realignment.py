@@ -1,7 +1,9 @@
 """SOMF: a Concrete mask over the task vector, rescaled by its own mean, learned by preferences on the safe model."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -263,6 +265,16 @@ def test_learning_lowers_the_loss_and_raises_held_out_margins(tuned: Tuned) -> N
     replace(SHORT, steps=25, batch=8, lr=0.1, control="random-mask").repair(random)
     assert random.memo["mechanisms"]["mask_mean"] == pytest.approx(found["mask_mean"])
     assert random.memo["mechanisms"]["margin_gain"] < found["margin_gain"]
+
+
+def test_how_decided_the_mask_is_is_recorded() -> None:
+    logits = {"a": torch.tensor([0.0, math.log(3)]), "b": torch.tensor([-3.0, 3.0])}
+    masks = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([1.0, 1.0])}
+    keep = [0.5, 0.75, 1 / (1 + math.exp(3)), 1 / (1 + math.exp(-3))]
+    assert somf._distribution(logits, masks) == {
+        "mask_mean": 0.75, "mask_mean_least": 0.5, "keep_probability_mean": pytest.approx(fmean(keep)),
+        "keep_probability_sd": pytest.approx(stdev(keep)), "decided_share": 0.5,
+    }  # fmt: skip
 
 
 def test_held_out_pairs_are_not_learned_from_and_the_attacker_is_not_read(

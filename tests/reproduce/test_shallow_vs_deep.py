@@ -197,6 +197,16 @@ def test_reference_is_cached_before_any_update_and_stays(s: State) -> None:
     assert all(torch.equal(row, kept[e]) and not row.requires_grad for e, row in s.memo["aligned"].items())
 
 
+def test_a_changed_template_or_a_cut_answer_has_no_reference_rather_than_another_ones(s: State) -> None:
+    PAPER.start(s)
+    known = s.streams["user"].examples[0]
+    cut = replace(known, answer=known.answer.rsplit(maxsplit=1)[0])
+    assert len(PAPER.reference(s, s.batch([known]))) == 1
+    for changed in (replace(known, template="plain"), replace(known, system=s.pools.system.safety), cut):
+        with pytest.raises(KeyError):
+            PAPER.reference(s, s.batch([changed]))
+
+
 def test_first_step_is_that_of_plain_fine_tuning(s: State) -> None:
     PAPER.start(s)
     batch = s.draw("user", 6)

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from reproduce.api import sft_step
 from reproduce.papers import p2408_00761_tar as paper
 from reproduce.papers.p2408_00761_tar import Tar, hidden_states, mean_entropy
-from reproduce.protocol import Lora
+from reproduce.protocol import MICRO, Lora
+from reproduce.stages import Stages
 from reproduce.state import Batch, State
+from reproduce.testbeds.micro import Micro
 
 ONE = torch.ones(1, 1)
 BATCH = Batch([], ONE, ONE, ONE)
@@ -72,6 +75,18 @@ class BeforeTheStep(PointTar):
             before = after
 
 
+class AtTheStart(PointTar):
+    """Takes each gradient at the weights before the attack."""
+
+    def attack(self, s: State, attack: int) -> Iterator[int]:
+        start = s.snapshot()
+        for k in super().attack(s, attack):
+            after = s.snapshot()
+            s.restore(start)
+            yield k
+            s.restore(after)
+
+
 class WithoutDecay(PointTar):
     def attack(self, s: State, attack: int) -> Iterator[int]:
         with pytest.MonkeyPatch.context() as patch:
@@ -110,6 +125,21 @@ def test_example_of_the_dossier(point: PointState) -> None:
     assert point.grads()[0].item() == pytest.approx(17.666761, abs=1e-4)
 
 
+def test_the_dossiers_wrong_gradient_at_the_start(point: PointState) -> None:
+    assert AtTheStart(**FIELDS).tampering(point)[0].item() == pytest.approx(15.515305, abs=1e-4)
+
+
+def test_the_ratio_of_the_two_gradients_is_recorded(point: PointState) -> None:
+    POINT.align_step(point, BATCH)
+    assert point.memo["mechanisms"]["gradient_ratio_last"] == pytest.approx(16.666761 / 1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_simulated_rates_bracket_those_of_the_test_attacks(seed: int, tmp_path: Path) -> None:
+    rate = Stages(Micro(), MICRO, seed, tmp_path).learning_rate().info["lr"]
+    assert min(Tar().rates) <= rate <= max(Tar().rates)
+
+
 def trajectories(method: Tar, s: State) -> list[float]:
     """Accumulated gradients of the attack from 2 and of the next one, from 8."""
     first = method.tampering(s)[0].item()
@@ -128,6 +158,7 @@ def test_next_attack_begins_with_a_fresh_optimiser(point: PointState) -> None:
     ("wrong", "where"),
     [
         (BeforeTheStep(**FIELDS), 0),
+        (AtTheStart(**FIELDS), 0),
         (WithoutDecay(**FIELDS), 0),
         (OneOptimiser(**FIELDS), 1),
         (PointTar(**FIELDS | {"span": 0.0}), 0),

@@ -79,13 +79,15 @@ def chain_grads(s: State) -> list[float]:
 
 def test_scalar_example_of_the_dossier(chain: ChainState) -> None:
     method = Vaccine(rho=2.5)
-    assert [float(e) for e in method.perturbation(chain, BATCH)] == pytest.approx([1.5, 2.0], rel=1e-6)
+    shifts = [float(e) for e in method.perturbation(chain, BATCH)]
+    assert shifts == pytest.approx([1.5, 2.0], rel=1e-6)
+    assert (shifts[0] ** 2 + shifts[1] ** 2) ** 0.5 == pytest.approx(2.5, rel=1e-6)  # one joint ball
     assert method.align_step(chain, BATCH) == pytest.approx(13.1328125, rel=1e-6)  # the shifted loss is logged
     assert chain_grads(chain) == pytest.approx([3.84375, 28.1875], rel=1e-6)
 
 
 def test_the_example_tells_the_wrong_variants_apart(chain: ChainState) -> None:
-    sft_step(chain, BATCH)
+    assert sft_step(chain, BATCH) == 2.0  # the first pass, unshifted
     assert chain_grads(chain) == [1.5, 8.0]
     chain.clear_grads()
     one_ball_per_layer = [torch.tensor(2.5), torch.tensor(2.5)]

@@ -63,6 +63,9 @@ def test_one_pair_for_an_unsafe_picture_and_two_for_a_safe_one(bench: Any) -> No
     assert questions(made) == len(unsafe) + 2 * len(safe) == 300
     assert {len(c.turns) for c in unsafe} == {1}
     assert {len(c.turns) for c in safe} == {2}
+    many = bench.safety(2 * 1023)
+    unsafe, safe = ([c for c in many if is_forbidden(shown(c)) == flag] for flag in (True, False))
+    assert questions(unsafe) + questions(safe[:977]) == 2977
 
 
 def test_answers_of_the_safety_set(bench: Any) -> None:
@@ -285,7 +288,8 @@ def test_joint_loss_of_the_dossier() -> None:
     s = TwoLosses(model, None, None, 0)  # type: ignore[arg-type]
     method = VlguardTextMix().arms()["joint"]
     assert (method.share, method.weight, method.rows) == (0.0, 0.1, 4)
-    assert method.finetune_step(s, s.draw("user", 5)) == pytest.approx(1.5)
+    joint_mean = (5 * 1.2 + 4 * 3.0) / 9
+    assert method.finetune_step(s, s.draw("user", 5)) == pytest.approx(1.5) != pytest.approx(joint_mean)
     assert model.weight.grad is not None
     assert model.weight.grad.item() == pytest.approx(1.5)  # one backward through the sum
 
