@@ -7,7 +7,7 @@ from pathlib import Path
 
 from catalog import charts
 from catalog.atlas import Atlas
-from catalog.conditions import DEFAULT, condition_of
+from catalog.conditions import DECLARED, DEFAULT, condition_of
 from catalog.measured import Cell, canonical
 from catalog.pages import pictures, sheets, words
 from catalog.pages.pictures import Picture
@@ -34,15 +34,21 @@ class Board:
 
 
 def boards(atlas: Atlas, figures: Path) -> list[Board]:
-    """A board for every condition in which at least one defense was run, the fullest first."""
+    """A board for every condition with at least one defense: the declared ones in order, then the fullest first."""
     groups: dict[str, list[Cell]] = defaultdict(list)
     for cell in atlas.cells:
         poisoned = cell.attack.get("paper") == "poison" and cell.ratio == HEADLINE_RATIO
         if poisoned and cell.arm == "main" and not cell.combined:
             groups[canonical(cell.condition)].append(cell)
     found = [group for group in groups.values() if any(stage(atlas, cell) != REFERENCE for cell in group)]
-    found.sort(key=lambda group: (group[0].attack.get("strength", ""), -len(group), words.scenario(group[0])))
+    found.sort(key=lambda group: (_place(group[0]), -len(group), words.scenario(group[0])))
     return [_board(atlas, group, figures) for group in found]
+
+
+def _place(cell: Cell) -> int:
+    """Of the condition among the declared ones, the default first; all others after them."""
+    name = condition_of(cell.condition)
+    return list(DECLARED).index(name) if name else len(DECLARED)
 
 
 def ladder_rows(atlas: Atlas, cells: list[Cell]) -> list[charts.Row]:

@@ -85,6 +85,13 @@ def test_the_leaderboard_shows_the_worst_case_beside_the_default(site, found):
     assert "1 of 6 conditions" in texts(rows["wax-seal"][0])
 
 
+def test_boards_come_in_the_declared_order_the_default_first(site):
+    heads = [texts(head) for head in load(site, "generated/leaderboard").xpath("//h2")]
+    begun = ["Graded attack, full", "Strong attack", "Graded attack, 2 ×", "Graded attack, 4 ×", "Graded attack, fresh"]
+    assert len(heads) >= len(begun)
+    assert all(head.startswith(start) for head, start in zip(heads, begun, strict=False))
+
+
 def test_cost_is_a_multiple_of_sft(site):
     board = load(site, "generated/leaderboard").xpath("//table[contains(@class, 'board')]")[0]
     heads = [texts(head) for head in board.xpath("./thead/tr/th")][1:]
