@@ -62,8 +62,10 @@ FIELDS: dict[str, Any] = {"rates": (0.1,), "inner_steps": 2, "every": 1, "span":
 POINT = PointTar(**FIELDS)
 
 
-class BeforeTheStep(PointTar):
-    """Takes each gradient before the attack step instead of after it."""
+class AtTheStart(PointTar):
+    """Takes each gradient at the weights before the attack."""
+
+    moves = False
 
     def attack(self, s: State, attack: int) -> Iterator[int]:
         before = s.snapshot()
@@ -72,19 +74,13 @@ class BeforeTheStep(PointTar):
             s.restore(before)
             yield k
             s.restore(after)
-            before = after
+            before = after if self.moves else before
 
 
-class AtTheStart(PointTar):
-    """Takes each gradient at the weights before the attack."""
+class BeforeTheStep(AtTheStart):
+    """Takes each gradient before the attack step instead of after it."""
 
-    def attack(self, s: State, attack: int) -> Iterator[int]:
-        start = s.snapshot()
-        for k in super().attack(s, attack):
-            after = s.snapshot()
-            s.restore(start)
-            yield k
-            s.restore(after)
+    moves = True
 
 
 class WithoutDecay(PointTar):
