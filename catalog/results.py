@@ -40,13 +40,15 @@ Lines = tuple[list[str], list[tuple[str, ...]]]
 
 
 def select(records: Iterable[Record], slug: str | None) -> list[Record]:
-    """The records of one paper or combination and what they are compared with; all of them without a slug.
+    """The records that count of one paper or combination and what they are compared with; of all without a slug.
 
     A defense's combinations come along. Its runs under the attacks of papers come with their undefended twins.
     Baselines come under the conditions of the paper's own runs and under the default one; beside a defense, under all
     declared ones, so that their worst case is the same everywhere.
     """
-    kept = list(records)
+    every = list(records)
+    counting = {id(one) for one in measured.newest(every)}
+    kept = [one for one in every if id(one) in counting]
     if slug is None:
         return kept
     own = [one for one in kept if is_of(one, slug)]

@@ -155,3 +155,10 @@ def test_baselines_stand_only_beside_a_defense_of_the_same_task():
     records = [*RECORDS, run("1111", n=10)]
     default, _ = results.standing_tables(records)
     assert [line[0] for line in default[1]].count("sft") == 1
+
+
+def test_a_former_version_of_an_attack_does_not_count_beside_a_defense_either():
+    former = [under_moth(), under_moth("1000", method={"paper": "guard"}, method_version=1)]
+    own, rewritten = run("1000", paper="guard"), under_moth(arm="rewritten", version=2)
+    assert sorted(r["spec"]["paper"] for r in results.select([own, *former], "guard")) == ["guard", "moth", "moth"]
+    assert [r["spec"]["paper"] for r in results.select([own, *former, rewritten], "guard")] == ["guard"]
